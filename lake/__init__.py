@@ -1,0 +1,1 @@
+"""A real Rucio data lake on one machine."""

@@ -1,0 +1,2 @@
+"""Mounts a Rucio data lake as an ordinary directory."""
+
