@@ -1,2 +1,1 @@
 """Mounts a Rucio data lake as an ordinary directory."""
-

@@ -1,0 +1,1 @@
+"""The tree: one module per kind of node."""
