@@ -1,0 +1,97 @@
+"""Rucio's own daemons in one process, each run once per round.
+
+    python -m lake.inside.daemons READY_FILE
+
+Rucio's commands for them would each import for 1.3 s and sleep for 10 s between two looks at the
+queue.  Makes READY_FILE after the first round.
+"""
+
+import functools
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_ready = Path(sys.argv[1])
+sys.argv[:] = ["rucio-lake"]
+
+import rucio.daemons.common as common  # noqa: E402
+
+
+def _without_pause(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **{**kwargs, "partition_wait_time": 0})
+
+    return wrapper
+
+
+# Before the daemons bind the names: each would first wait for others to take part of the queue.
+common.db_workqueue = _without_pause(common.db_workqueue)
+common.run_daemon = _without_pause(common.run_daemon)
+
+from rucio.core.topology import ExpiringObjectCache, Topology  # noqa: E402
+from rucio.daemons.abacus.account import account_update  # noqa: E402
+from rucio.daemons.abacus.collection_replica import collection_replica_update  # noqa: E402
+from rucio.daemons.abacus.rse import rse_update  # noqa: E402
+from rucio.daemons.conveyor.finisher import finisher  # noqa: E402
+from rucio.daemons.conveyor.poller import poller  # noqa: E402
+from rucio.daemons.conveyor.submitter import submitter  # noqa: E402
+from rucio.daemons.judge.cleaner import rule_cleaner  # noqa: E402
+from rucio.daemons.judge.evaluator import re_evaluator  # noqa: E402
+from rucio.daemons.judge.repairer import rule_repairer  # noqa: E402
+from rucio.daemons.reaper.reaper import reaper  # noqa: E402
+from rucio.daemons.undertaker.undertaker import undertaker  # noqa: E402
+
+_PAUSE = 0.2  # seconds between two rounds
+_topology = ExpiringObjectCache(ttl=300, new_obj_fnc=Topology)
+
+
+def _reap() -> None:
+    reaper(rses=[], include_rses=None, exclude_rses=None, once=True, chunk_size=1000)
+
+
+_Step = tuple[float, Callable[[], object]]  # seconds between two runs, what to run
+STEPS: dict[str, _Step] = {
+    "undertaker": (2, lambda: undertaker(once=True)),
+    "evaluator": (0, lambda: re_evaluator(once=True, did_limit=1000)),
+    "submitter": (
+        0,
+        lambda: submitter(once=True, group_bulk=200, bulk=1000, cached_topology=_topology),
+    ),
+    "poller": (
+        0,
+        lambda: poller(once=True, older_than=0, fts_bulk=200, cached_topology=_topology),
+    ),
+    "finisher": (0, lambda: finisher(once=True, bulk=1000, cached_topology=_topology)),
+    "repairer": (2, lambda: rule_repairer(once=True)),
+    "cleaner": (1, lambda: rule_cleaner(once=True)),
+    "reaper": (2, _reap),
+    "abacus-rse": (1, lambda: rse_update(once=True)),
+    "abacus-account": (1, lambda: account_update(once=True)),
+    "abacus-collection": (1, lambda: collection_replica_update(once=True, limit=1000)),
+}
+
+
+def main() -> None:
+    """Run round after round until killed."""
+    last: dict[str, float] = {}
+    while True:
+        for name, (interval, step) in STEPS.items():
+            now = time.monotonic()
+            if now - last.get(name, -interval) < interval:
+                continue
+            last[name] = now
+            try:
+                step()
+            except Exception:  # as Rucio's daemons do: tell, and go on
+                print(f"{name} failed", flush=True)
+                traceback.print_exc()
+        _ready.touch()
+        time.sleep(_PAUSE)
+
+
+if __name__ == "__main__":
+    main()
