@@ -98,7 +98,7 @@ def _write_tree(
     path: Path, count: int, mass: Any, file: SampleFile, noise: np.random.Generator
 ) -> None:
     with uproot.recreate(path) as store:
-        tree = {
+        tree: dict[str, Any] = {
             "run": np.full(count, file.metadata.get("run", 0), dtype=np.int32),
             "event": np.arange(count, dtype=np.int64),
             "mass": noise.permutation(mass).astype(np.float32),

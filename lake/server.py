@@ -107,8 +107,18 @@ class RucioServer:
     def command(self, python: Path) -> list[str]:
         """Return gunicorn's command.  The application is imported once, then forked."""
         log = self.directory / "log"
+        hooks = Path(__file__).parent / "inside" / "gunicorn_conf.py"
         return [
-            *[str(python), "-m", "gunicorn", "--preload", "-b", f"{HOST}:{self._port}"],
+            *[
+                str(python),
+                "-m",
+                "gunicorn",
+                "--preload",
+                "-c",
+                str(hooks),
+                "-b",
+                f"{HOST}:{self._port}",
+            ],
             *["-w", str(_WORKERS), "--threads", str(_THREADS), "--timeout", "600"],
             "--no-control-socket",  # it would lie in the caller's home
             *["--log-level", "warning", "--error-logfile", str(log / "error.log")],

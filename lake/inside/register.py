@@ -10,7 +10,7 @@ from rucio.core import did as core_did
 from rucio.core import did_meta_plugins, replica, rule
 from rucio.db.sqla import models
 from rucio.db.sqla.constants import DIDType
-from sqlalchemy import insert
+from sqlalchemy import delete, insert
 
 from lake import samples
 from lake.inside import base
@@ -24,10 +24,12 @@ def register(session: Any, ids: dict[str, str], manifest: _Manifest, ports: dict
     _add_replicas(session, ids, manifest, ports)
     _add_collections(session)
     _add_cycle(session)
-    for declared in (*samples.FILES, *samples.DATASETS):
-        if declared.metadata:
-            key = base.did_key(declared.did)
-            did_meta_plugins.set_metadata_bulk(**key, meta=dict(declared.metadata), session=session)
+    documents = [(file.did, file.metadata) for file in samples.FILES]
+    documents += [(dataset.did, dataset.metadata) for dataset in samples.DATASETS]
+    for did, metadata in documents:
+        if metadata:
+            key = base.did_key(did)
+            did_meta_plugins.set_metadata_bulk(**key, meta=dict(metadata), session=session)
     for kept in samples.rules():
         rule.add_rule(
             dids=[base.did_key(kept.did)],
@@ -42,6 +44,9 @@ def register(session: Any, ids: dict[str, str], manifest: _Manifest, ports: dict
             comment="sample data",
             session=session,
         )
+    # Every rule is made and complete.  Left to re-evaluate, the judge would follow the cycle's
+    # parents until Python's recursion limit, in every round.
+    session.execute(delete(models.UpdatedDID))
 
 
 def _add_replicas(
