@@ -1,0 +1,267 @@
+"""What can be set, with its default and the reason for it, and which of two values counts.
+
+One frozen section per component; a component gets its section, never the whole.  Sizes are bytes
+and times are seconds; `units` reads what people write.  This module and `settings` alone know
+where a value came from, and nothing else in the package reads the environment.
+Every key is explained in docs/CONFIGURATION.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from rucio_fs import settings
+from rucio_fs.errors import UsageError
+from rucio_fs.units import (
+    DAY,
+    MIB,
+    MINUTE,
+    Bytes,
+    Count,
+    Flag,
+    Label,
+    Names,
+    OptionalPath,
+    OptionalText,
+    OptionalUrl,
+    Paths,
+    Prefixes,
+    Seconds,
+    Umask,
+    UserId,
+    Wait,
+    choice,
+)
+
+SYSTEM_FILE = Path("/etc/rucio-fs.toml")
+SYSTEM_LOGS = Path("/var/log/rucio-fs")
+FILE_VARIABLE = "RUCIO_FS_CONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class MountConfig:
+    """How the tree looks to the kernel and to the users of this machine."""
+
+    uid: UserId = field(default_factory=os.getuid)  # who mounts owns what is seen
+    gid: UserId = field(default_factory=os.getgid)
+    umask: Umask = 0  # the tree is read-only as it is
+    allow_other: Flag = False  # every reader gets the mount's rights in Rucio: never by accident
+    fsname: Label = "rucio"  # what `df` and `mount` show as the source
+    xattrs: Flag = True  # user.rucio.*; off makes `ls -l` of a large directory 10 times faster
+    read_ahead: Bytes = MIB  # 1.5 times the cold reads of the kernel's 128 KiB; more adds nothing
+    max_tasks: Count = 1000  # requests at once; at pyfuse3's 99, slow opens stop everybody else
+    timeout_local: Wait = MINUTE  # a busy disk array recovers in less; a dead NFS server never does
+
+
+@dataclass(frozen=True, slots=True)
+class RucioConfig:
+    """Which Rucio and how long to wait for it; all else is said in rucio.cfg."""
+
+    config_file: OptionalPath = None  # None: where rucio-clients looks, $RUCIO_CONFIG first
+    account: OptionalText = None  # None: what rucio.cfg or $RUCIO_ACCOUNT says
+    host: OptionalUrl = None  # None: rucio_host of rucio.cfg
+    auth_host: OptionalUrl = None  # None: auth_host of rucio.cfg
+    connections: Count = 8  # concurrent calls; one Rucio server process answers few at a time
+    timeout: Wait = 10.0  # silence of the server; rucio-clients' own 600 s would hang `ls`
+    deadline: Wait = 30.0  # one question with its retries; what a person waits before Ctrl-C
+    listing_deadline: Wait = 5 * MINUTE  # a dataset of a million files streams for minutes
+
+
+@dataclass(frozen=True, slots=True)
+class ScopesConfig:
+    """Which scopes the mount shows."""
+
+    allow: Names = ("*",)  # the account's permissions already say what may be read
+    deny: Names = ()
+    listing: Annotated[Literal["top", "all"], choice("top", "all")] = "top"  # what has no parent
+
+
+@dataclass(frozen=True, slots=True)
+class SiteConfig:
+    """Where this machine is, and how the storage beside it is mounted."""
+
+    name: OptionalText = None  # None: $SITE_NAME, as rucio-clients do
+    rse: OptionalText = None  # None: no storage here, everything is remote
+    paths: Prefixes = field(default_factory=dict)  # empty: only file:// PFNs are local
+    roots: Paths = ()  # empty: a catalogue entry may name any path that the mount may read
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """How much of the catalogue is remembered and how long it counts."""
+
+    size: Bytes = 64 * MIB  # about 100,000 entries at 660 bytes each
+    scopes_ttl: Seconds = 5 * MINUTE  # scopes are made by administrators, a few a week
+    open_ttl: Seconds = MINUTE  # an open collection grows while people watch it
+    closed_ttl: Seconds = DAY  # a closed collection does not change, but can be deleted
+    file_ttl: Seconds = DAY  # a file DID is immutable, but can be deleted
+    missing_ttl: Seconds = 10.0  # what was not there may be registered any moment
+    replicas_ttl: Seconds = 30.0  # replicas come and go with rules
+    now_ttl: Seconds = 2.0  # attributes tell the truth of now, and `getfattr -d` asks 20 in a row
+    stale_after: Seconds = 3.0  # wait for a refresh before the old answer is given instead
+    stale_retry: Seconds = 10.0  # an old answer counts this long before Rucio is asked again
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """What is logged and where."""
+
+    level: Annotated[str, choice("debug", "info", "warning", "error")] = "info"  # quiet when well
+    file: OptionalPath = None  # None: stderr in the foreground, `default_log_file` else
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration.  *file* is the rucio-fs.toml it was read from, if any."""
+
+    mount: MountConfig = field(default_factory=MountConfig)
+    rucio: RucioConfig = field(default_factory=RucioConfig)
+    scopes: ScopesConfig = field(default_factory=ScopesConfig)
+    site: SiteConfig = field(default_factory=SiteConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    file: Path | None = None
+
+
+# Every key has the -o name "section.key"; these are the ones worth a shorter one.
+SHORT_NAMES: Mapping[str, str] = {
+    **{
+        name: f"mount.{name}"
+        for name in (
+            "uid", "gid", "umask", "allow_other", "fsname", "xattrs", "read_ahead", "max_tasks",
+            "timeout_local",
+        )
+    },
+    "rucio_config": "rucio.config_file",
+    "account": "rucio.account",
+    "rucio_host": "rucio.host",
+    "auth_host": "rucio.auth_host",
+    "scopes": "scopes.allow",
+    "deny_scopes": "scopes.deny",
+    "site": "site.name",
+    "rse": "site.rse",
+    "cache_size": "cache.size",
+    "log_level": "log.level",
+    "log_file": "log.file",
+}  # fmt: skip
+
+# Variables of Rucio's own: what a key means by default, so a rucio-fs.toml beats them.
+RUCIO_VARIABLES: Mapping[str, Sequence[str]] = {
+    "rucio.config_file": ("RUCIO_CONFIG",),
+    "site.name": ("SITE_NAME", "ATLAS_SITE_NAME", "OSG_SITE_NAME"),
+}
+
+
+def load(
+    *,
+    flags: Mapping[str, tuple[str, object]] | None = None,
+    options: Sequence[str] = (),
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """Read the configuration: flag > -o > environment > rucio-fs.toml > default.
+
+    *flags* maps a key ("site.rse") to the flag's spelling and its value; *options* are the
+    arguments of `-o`; *file* is that of `--config`; *environ* is the process's own if None.
+    Rucio's own variables ($SITE_NAME) are the default of their key.
+
+    Raises: UsageError for a mistake in any of them, also in a value that another one overrides.
+    """
+    environ = os.environ if environ is None else environ
+    keys = settings.table(Config)
+    path = file or _file(environ)
+    written = [
+        *_rucio_variables(environ, keys),
+        *(settings.from_file(path, keys) if path else ()),
+        *settings.from_environment(environ, keys, ignored=(FILE_VARIABLE,)),
+        *settings.from_options(options, keys, SHORT_NAMES),
+        *(
+            settings.Written(keys[key], raw, flag, Path())
+            for key, (flag, raw) in (flags or {}).items()
+        ),
+    ]
+    config = _assemble(settings.build(written), path)
+    _require_file(config.rucio.config_file, written)
+    return config
+
+
+def default_log_file(mountpoint: Path, environ: Mapping[str, str] | None = None) -> Path:
+    """Log of a mount that runs in the background: one file for each mountpoint.
+
+    `/` becomes `-`, so `-` and `%` are written as `%XX`: two mountpoints never share a log.
+
+    Raises: UsageError if the user has no home directory.
+    """
+    environ = os.environ if environ is None else environ
+    if os.geteuid() == 0:
+        directory = SYSTEM_LOGS
+    else:
+        state = environ.get("XDG_STATE_HOME") or _in_home(environ, ".local/state")
+        if state is None:
+            raise UsageError("no home directory to keep the log in; say where with --log-file FILE")
+        directory = Path(state, "rucio-fs")
+    escaped = str(mountpoint).replace("%", "%25").replace("-", "%2D").strip("/").replace("/", "-")
+    if len(os.fsencode(escaped)) > 240:  # 255 is the kernel's limit for a filename
+        escaped = hashlib.blake2b(os.fsencode(escaped), digest_size=16).hexdigest()
+    return directory / f"{escaped}.log"
+
+
+def with_log_file(config: Config, file: Path) -> Config:
+    """Copy of *config* that logs to *file*."""
+    return replace(config, log=replace(config.log, file=file))
+
+
+def _file(environ: Mapping[str, str]) -> Path | None:
+    """The rucio-fs.toml that counts; the one of $RUCIO_FS_CONFIG must exist, the others may."""
+    if environ.get(FILE_VARIABLE):
+        path = Path(environ[FILE_VARIABLE])
+        if not path.is_file():
+            raise UsageError(f"${FILE_VARIABLE}: {path} is not a file")
+        return path
+    directories = [environ.get("XDG_CONFIG_HOME"), _in_home(environ, ".config")]
+    candidates = [Path(directory, "rucio-fs.toml") for directory in directories if directory]
+    return next((path for path in [*candidates, SYSTEM_FILE] if os.path.exists(path)), None)
+
+
+def _in_home(environ: Mapping[str, str], relative: str) -> str | None:
+    try:
+        home = environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:  # Kubernetes runs containers under user ids that no passwd file knows
+        return None
+    return f"{home}/{relative}"
+
+
+def _rucio_variables(
+    environ: Mapping[str, str], keys: Mapping[str, settings.Setting]
+) -> list[settings.Written]:
+    found = []
+    for key, variables in RUCIO_VARIABLES.items():
+        variable = next((name for name in variables if environ.get(name)), None)
+        if variable is not None:
+            raw = environ[variable]
+            found.append(settings.Written(keys[key], raw, f"${variable}", Path()))
+    return found
+
+
+def _assemble(sections: Mapping[str, Mapping[str, object]], path: Path | None) -> Config:
+    config = Config(file=path)
+    for section, values in sections.items():
+        # The values have been through the Kind of their field, which no type checker can follow.
+        changed = replace(getattr(config, section), **values)
+        config = replace(config, **{section: changed})
+    return config
+
+
+def _require_file(path: Path | None, written: Sequence[settings.Written]) -> None:
+    """Refuse a rucio.cfg that is not there; rucio-clients would only say what it did not find."""
+    if path is None or os.access(path, os.R_OK):
+        return
+    where = [item.where for item in written if item.setting.key == "rucio.config_file"][-1]
+    reason = "cannot be read" if path.exists() else "does not exist"
+    raise UsageError(f"{where}: {path} {reason}; name the rucio.cfg of your Rucio")
