@@ -113,7 +113,8 @@ class Wire:
         self._writer = writer
         self._buffer = bytearray()
         # drain() then waits until the kernel has everything: a reset discards what it has not.
-        writer.transport.set_write_buffer_limits(high=0)
+        # Not 0: asyncio's TLS transport pauses at `size >= high` and would never resume.
+        writer.transport.set_write_buffer_limits(high=1, low=0)
 
     @property
     def is_stale(self) -> bool:

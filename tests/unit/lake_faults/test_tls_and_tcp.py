@@ -1,0 +1,177 @@
+"""TLS that the proxy ends itself, and TLS that passes unopened."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from lake.faults import (
+    Corrupt,
+    Cut,
+    DropHeader,
+    Fault,
+    FaultProxy,
+    Latency,
+    Refuse,
+    Reset,
+    Stall,
+    Status,
+    Timeout,
+    Tls,
+)
+from tests.unit.lake_faults.upstream import BIG, PLAIN, Upstream
+
+
+@pytest.fixture
+def secure(tls: Tls) -> Iterator[Upstream]:
+    with Upstream(tls.cert, tls.key) as server:
+        yield server
+
+
+@pytest.fixture
+def ended(secure: Upstream, tls: Tls) -> Iterator[FaultProxy]:
+    """A proxy that opens the TLS on both sides."""
+    with FaultProxy(secure.url, tls, host="localhost") as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def tunnel(secure: Upstream) -> Iterator[FaultProxy]:
+    """A proxy that passes TLS unopened."""
+    with FaultProxy(secure.url) as proxy:
+        yield proxy
+
+
+def get(proxy: FaultProxy, tls: Tls, path: str = "/plain") -> requests.Response:
+    return requests.get(proxy.url + path, verify=str(tls.cert), timeout=10)
+
+
+def test_ended_tls_shows_requests(ended: FaultProxy, tls: Tls) -> None:
+    assert ended.url == f"https://localhost:{ended.port}"
+    ended.add(Fault(Status(503), path="/rows"))
+    assert get(ended, tls).content == PLAIN
+    assert get(ended, tls, "/rows").status_code == 503
+    assert [record.path for record in ended.requests] == ["/plain", "/rows"]
+
+
+def test_ended_tls_before_a_plain_upstream(upstream: Upstream, tls: Tls) -> None:
+    with FaultProxy(upstream.url, tls) as proxy:
+        assert proxy.url.startswith("https://127.0.0.1:")
+        assert get(proxy, tls, "/big").content == BIG
+
+
+def test_ended_tls_can_be_reset_in_the_middle(ended: FaultProxy, tls: Tls) -> None:
+    ended.add(Fault(Reset(after_bytes=5000)))
+    context = ssl.create_default_context(cafile=str(tls.cert))
+    connection = http.client.HTTPSConnection("localhost", ended.port, timeout=10, context=context)
+    connection.request("GET", "/plain")
+    with pytest.raises(ConnectionResetError):
+        connection.getresponse().read()
+    connection.close()
+
+
+def test_ended_tls_can_be_cut_and_closed(ended: FaultProxy, tls: Tls) -> None:
+    ended.add(Fault(Cut(after_bytes=100, framing="broken"), times=1))
+    with pytest.raises(requests.RequestException):
+        get(ended, tls)
+    ended.add(Fault(Cut(after_bytes=100), times=1))
+    assert get(ended, tls).content == PLAIN[:100]
+
+
+def test_a_client_that_does_not_speak_tls_harms_nobody(ended: FaultProxy, tls: Tls) -> None:
+    with socket.create_connection(("127.0.0.1", ended.port), 10) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert sock.recv(4096) == b""
+    assert get(ended, tls).content == PLAIN
+
+
+def test_the_tunnel_passes_tls_unopened(tunnel: FaultProxy, tls: Tls) -> None:
+    assert tunnel.url.startswith("https://127.0.0.1:")
+    assert get(tunnel, tls, "/big").content == BIG
+    (record,) = tunnel.requests
+    assert (record.method, record.path, record.status) == ("TCP", "", None)
+
+
+@pytest.mark.parametrize(
+    "action", [Reset(), Reset(after_bytes=9000), Cut(after_bytes=9000), Corrupt(offset=9000)]
+)
+def test_the_tunnel_breaks_connections(tunnel: FaultProxy, tls: Tls, action: Reset) -> None:
+    handle = tunnel.add(Fault(action, times=1))
+    with pytest.raises(requests.RequestException):
+        get(tunnel, tls)
+    assert handle.hits == 1
+    assert get(tunnel, tls).content == PLAIN
+
+
+@pytest.mark.parametrize("action", [Timeout(), Stall(after_bytes=0), Stall(after_bytes=9000)])
+def test_the_tunnel_stalls_until_cleared(tunnel: FaultProxy, tls: Tls, action: Stall) -> None:
+    tunnel.add(Fault(action))
+    with pytest.raises(requests.RequestException):
+        requests.get(tunnel.url + "/plain", verify=str(tls.cert), timeout=0.2)
+    tunnel.clear()
+    assert get(tunnel, tls).content == PLAIN
+
+
+def test_latency_of_the_tunnel_is_not_a_limit_on_throughput(upstream: Upstream) -> None:
+    with FaultProxy(upstream.url.replace("http:", "tcp:")) as tunnel:
+        assert tunnel.url.startswith("tcp://")
+        tunnel.add(Fault(Latency(0.2)))
+        start = time.monotonic()
+        url = tunnel.url.replace("tcp:", "http:") + "/echo"
+        assert requests.put(url, data=BIG, timeout=10).content == BIG
+        assert 0.2 <= time.monotonic() - start < 2.0
+
+
+def test_the_tunnel_refuses(tunnel: FaultProxy, tls: Tls) -> None:
+    some = tunnel.add(Fault(Refuse(), times=1))
+    with pytest.raises(requests.ConnectionError):
+        get(tunnel, tls)
+    assert some.hits == 1
+    with tunnel.add(Fault(Refuse())), pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", tunnel.port), 5)
+    assert get(tunnel, tls).content == PLAIN
+
+
+def test_a_half_closed_client_still_gets_its_answer(upstream: Upstream) -> None:
+    with (
+        FaultProxy(upstream.url.replace("http:", "tcp:")) as tunnel,
+        socket.create_connection(("127.0.0.1", tunnel.port), 10) as sock,
+    ):
+        sock.sendall(b"GET /close HTTP/1.1\r\nHost: x\r\n\r\n")
+        sock.shutdown(socket.SHUT_WR)
+        answer = b""
+        while data := sock.recv(65536):
+            answer += data
+        assert answer.endswith(PLAIN)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(Status(500)),
+        Fault(DropHeader("x")),
+        Fault(Timeout(), method="GET"),
+        Fault(Timeout(), path="/"),
+    ],
+)
+def test_the_tunnel_refuses_what_it_cannot_do(tunnel: FaultProxy, fault: Fault) -> None:
+    with pytest.raises(ValueError, match="at TCP level"):
+        tunnel.add(fault)
+
+
+def test_close_breaks_open_tls(secure: Upstream, tls: Tls) -> None:
+    proxy = FaultProxy(secure.url, tls, host="localhost").start()
+    context = ssl.create_default_context(cafile=str(tls.cert))
+    connection = http.client.HTTPSConnection("localhost", proxy.port, timeout=10, context=context)
+    connection.request("GET", "/plain")
+    connection.getresponse().read()
+    start = time.monotonic()
+    proxy.close()
+    assert time.monotonic() - start < 1.0
+    connection.close()
