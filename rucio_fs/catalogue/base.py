@@ -1,7 +1,7 @@
 """What the filesystem asks of Rucio: the `Catalogue` protocol, and `Listing`, its largest answer.
 
-Implemented by `rucio.RucioCatalogue` (the real one), `cache.CachedCatalogue` (in front of it) and
-the tests' fake; all obey one contract suite.  Every question carries the identity it is asked for.
+Implemented by `rucio.RucioCatalogue` (the real one) and the tests' fake, which obey one contract
+suite; `cache.CachedCatalogue` stands in front.  Every question says for whom it is asked.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Protocol
 
 from rucio_fs import filenames
 from rucio_fs.did import DID, DIDInfo, FileReplicas, Identity, Member
+from rucio_fs.errors import BadName
 
 BULK_LIMIT = 1000
 """DIDs that Rucio takes in one bulk call (41.5: 1001 is an error, and echoes all of them)."""
@@ -73,7 +74,16 @@ class Listing:
     one name, that of the directory's own scope keeps it and the others are ``<scope>:<name>``.
     """
 
-    __slots__ = ("__weakref__", "_index", "_mtimes", "_unknown_from", "filenames", "members", "ref")
+    __slots__ = (
+        "__weakref__",
+        "_index",
+        "_mtimes",
+        "_unknown_from",
+        "asked_alone",
+        "filenames",
+        "members",
+        "ref",
+    )
 
     BYTES_PER_MEMBER = 480  # measured with 130,000 rows of list_content: strings, tuples, index
 
@@ -83,6 +93,7 @@ class Listing:
         self._index = {filename: i for i, filename in enumerate(self.filenames)}
         self._mtimes = array("q", bytes(8 * len(self.members)))
         self._unknown_from = 0
+        self.asked_alone = False
         self.ref = weakref.ref(self)
 
     def __len__(self) -> int:
@@ -96,9 +107,16 @@ class Listing:
         """Memory held, in bytes (an estimate: strings are shared with other listings)."""
         return 1000 + self.BYTES_PER_MEMBER * len(self)
 
-    def get(self, filename: str) -> Member | None:
+    def find(self, filename: str) -> int | None:
+        """Position of the member shown as *filename*, or named by ``<scope>:<name>``."""
         position = self._index.get(filename)
-        return None if position is None else self.members[position]
+        if position is None and ":" in filename:
+            try:
+                did = filenames.split_foreign(filename)
+            except BadName:
+                return None
+            return None if did is None else self.position(did)
+        return position
 
     def position(self, did: DID) -> int | None:
         """Where *did* stands in the listing."""
@@ -117,7 +135,7 @@ class Listing:
         for position in positions:
             info = infos.get(self.members[position].did)
             if info is not None:
-                self._mtimes[position] = info.mtime_ns
+                self._mtimes[position] = info.mtime_ns or 1  # 0 stands for "not known"
 
     def without_mtime(self, position: int, limit: int = BULK_LIMIT) -> list[int]:
         """*position* and the next members, at most *limit*, whose times are not known yet.

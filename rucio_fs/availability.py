@@ -1,0 +1,139 @@
+"""Where a file can be read from, decided from what Rucio says and what the site is.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from rucio_fs.did import FileReplicas, Replica
+
+AVAILABLE = "AVAILABLE"
+_COPYING = "COPYING"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What is near: the site's name for Rucio, its colocated RSE, and where that RSE is mounted.
+
+    *paths* maps PFN prefixes to local directories, for RSEs without a ``file://`` protocol.
+    *roots*, if not empty, are the only directories local files may lie in.
+    """
+
+    name: str | None = None
+    rse: str | None = None
+    paths: tuple[tuple[str, str], ...] = ()
+    roots: tuple[PurePosixPath, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        name: str | None,
+        rse: str | None,
+        paths: Mapping[str, str],
+        roots: tuple[PurePosixPath, ...],
+    ) -> Site:
+        """Longest prefixes first, so that the most exact one wins."""
+        return cls(name, rse, tuple(sorted(paths.items(), key=lambda p: -len(p[0]))), roots)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCopy:
+    """A replica that is a file of this machine."""
+
+    rse: str
+    pfn: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """The file can be read from these copies, best first."""
+
+    copies: tuple[LocalCopy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """There are replicas, but none that this machine reads as a file."""
+
+    rses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """The colocated RSE is being filled with it."""
+
+    rse: str
+
+
+@dataclass(frozen=True, slots=True)
+class Nowhere:
+    """No RSE has an available replica."""
+
+    states: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """The only local copy has a path that must not be opened, for *reason*."""
+
+    reason: str
+
+
+Decision = Local | Elsewhere | Arriving | Nowhere | Forbidden
+
+
+def decide(file: FileReplicas, site: Site) -> Decision:
+    """What opening *file* at *site* means."""
+    copies: list[LocalCopy] = []
+    refused = ""
+    for replica in file.replicas:
+        if file.states.get(replica.rse, AVAILABLE) != AVAILABLE:
+            continue
+        path = local_path(replica, site)
+        if path is None:
+            continue
+        reason = _objection(path, site)
+        if reason:
+            refused = f"{replica.rse} has it as {replica.pfn}: {reason}"
+        else:
+            copies.append(LocalCopy(replica.rse, replica.pfn, path))
+    if copies:
+        copies.sort(key=lambda copy: copy.rse != site.rse)  # stable: Rucio's order otherwise
+        return Local(tuple(copies))
+    if refused:
+        return Forbidden(refused)
+    if site.rse is not None and file.states.get(site.rse) == _COPYING:
+        return Arriving(site.rse)
+    rses = tuple(rse for rse, state in file.states.items() if state == AVAILABLE)
+    return Elsewhere(rses) if rses else Nowhere(dict(file.states))
+
+
+def local_path(replica: Replica, site: Site) -> str | None:
+    """Path of *replica* on this machine; None if it is not a file here.
+
+    The prefix map wins over a ``file://`` PFN, whose path may be another one in a container.  A
+    ``file://`` PFN counts only from the lan protocol: over the wan it names another host's disk.
+    """
+    for prefix, directory in site.paths:
+        if replica.pfn.startswith(prefix):
+            return directory + replica.pfn[len(prefix) :]
+    if replica.is_lan and replica.pfn.startswith("file://"):
+        # Not urlsplit: a "?" or "#" in a file's name is part of it, and Rucio quotes nothing.
+        _host, slash, path = replica.pfn.removeprefix("file://").partition("/")
+        return "/" + path.lstrip("/") if slash else None
+    return None
+
+
+def _objection(path: str, site: Site) -> str:
+    """Why *path* must not be opened; empty if it may.
+
+    A DID may be named ``x/../../../etc/shadow``, and some RSEs make paths from names.
+    """
+    pure = PurePosixPath(path)
+    if ".." in pure.parts:
+        return "the path contains '..'"
+    if site.roots and not any(pure.is_relative_to(root) for root in site.roots):
+        return "the path is outside the configured site.roots"
+    return ""

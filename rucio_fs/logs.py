@@ -1,0 +1,42 @@
+"""Logging of the serving process: where to, how it looks, and that no token is in it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from pathlib import Path
+
+_FORMAT = "%(asctime)sZ %(levelname)-7s %(name)s: %(message)s"
+# JWTs, Rucio's own tokens (account-identity-app-hex), passwords and signatures in URLs.
+_SECRETS = re.compile(
+    r"eyJ[\w-]+\.[\w-]+\.[\w-]*"
+    r"|(?<=Bearer )\S+"
+    r"|(?i:(?<=authz=)|(?<=x-amz-signature=)|(?<=signature=)|(?<=access_token=))[^&\s]+"
+    r"|(?i:(?<=x-rucio-auth-token: ))\S+"
+)
+
+
+class _HideSecrets(logging.Formatter):
+    """The last line of defence: whatever a library logs, tokens do not reach the log."""
+
+    def converter(self, seconds: float | None) -> time.struct_time:
+        return time.gmtime(seconds)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _SECRETS.sub("[hidden]", super().format(record))
+
+
+def set_up(level: str, file: Path | None) -> None:
+    """Log to *file*, or to stderr.  Libraries log from warnings on, unless *level* is debug."""
+    handler: logging.Handler
+    if file is None:
+        handler = logging.StreamHandler(sys.stderr)
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(file)
+    handler.setFormatter(_HideSecrets(_FORMAT))
+    number = getattr(logging, level.upper())
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+    logging.getLogger("rucio_fs").setLevel(number)

@@ -1,0 +1,193 @@
+"""One mount's life: build every object, mount, serve, unmount.
+
+The only place that knows all parts.  `serve` runs in the process that serves the mount and must
+never touch the mountpoint itself: a request to one's own mount is a deadlock.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import json
+import logging
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyfuse3
+import trio
+
+from rucio_fs import __version__, kernel, logs, readme
+from rucio_fs.availability import Site
+from rucio_fs.catalogue.cache import CachedCatalogue
+from rucio_fs.catalogue.rucio import RucioCatalogue
+from rucio_fs.config import Config
+from rucio_fs.did import Identity
+from rucio_fs.errors import MountError
+from rucio_fs.nodes.catalogue import RootDir, Services
+from rucio_fs.nodes.control import ControlDir, RefreshFile, StatusFile, TextFile
+from rucio_fs.opening import Opener
+from rucio_fs.operations import Operations, OperationsWithXattrs, Presentation
+
+log = logging.getLogger(__name__)
+
+
+def serve(config: Config, mountpoint: Path, on_ready: Callable[[], None]) -> None:
+    """Mount at *mountpoint* and serve until it is unmounted or a signal says stop.
+
+    *on_ready* is called once the mount answers.  SIGTERM and SIGINT unmount, also with processes
+    inside; SIGHUP asks Rucio again for everything; SIGUSR1 dumps all stacks to stderr.
+
+    Raises: UsageError, LoginFailed, Unreachable (before anything is mounted), MountError.
+    """
+    logs.set_up(config.log.level, config.log.file)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    trio.run(_Mount(config, mountpoint, on_ready).run)
+
+
+class _Mount:
+    def __init__(self, config: Config, mountpoint: Path, on_ready: Callable[[], None]) -> None:
+        self._config = config
+        self._mountpoint = mountpoint
+        self._on_ready = on_ready
+        self._who = Identity(config.rucio.account or "")
+        self._born_ns = time.time_ns()
+
+    async def run(self) -> None:
+        config = self._config
+        rucio = RucioCatalogue(
+            config.rucio, site=config.site.name, scope_listing=config.scopes.listing
+        )
+        await rucio.connect(self._who)
+        async with trio.open_nursery() as nursery:
+            catalogue = CachedCatalogue(rucio, config.cache, nursery)
+            # The first `ls` finds the scopes at hand, and a Rucio that only lets us log in is
+            # found out before anything is mounted.
+            await catalogue.scopes(self._who)
+            operations = self._operations(catalogue, rucio.host)
+            self._mount(operations)
+            ended_well = False
+            try:
+                nursery.start_soon(self._heed_signals, catalogue)
+                nursery.start_soon(self._tune, operations)
+                log.info("%s is mounted", self._mountpoint)
+                self._on_ready()
+                await pyfuse3.main(max_tasks=config.mount.max_tasks)
+                ended_well = True
+            except Exception:
+                log.critical(
+                    "rucio-fs died serving %s, which now answers 'Transport endpoint is not"
+                    " connected'. Run 'rucio-fs umount %s' and mount again; please report the"
+                    " traceback below",
+                    self._mountpoint,
+                    self._mountpoint,
+                    exc_info=True,
+                )
+                raise MountError(f"{self._mountpoint}: internal error, see the log") from None
+            finally:
+                # After a crash the mount stays: an empty directory in its place would make
+                # `rsync --delete` delete its mirror.
+                pyfuse3.close(unmount=ended_well)
+                operations.handles.close_all()
+                nursery.cancel_scope.cancel()
+        log.info("%s is unmounted", self._mountpoint)
+
+    def _operations(self, catalogue: CachedCatalogue, host: str) -> Operations:
+        config, born_ns = self._config, self._born_ns
+        site = Site.of(
+            config.site.name,
+            config.site.rse,
+            config.site.paths,
+            tuple(PurePosixPath(root) for root in config.site.roots),
+        )
+        services = Services(
+            catalogue,
+            Opener(
+                catalogue,
+                site,
+                timeout=config.mount.timeout_local,
+                now_ttl=config.cache.now_ttl,
+            ),
+            born_ns,
+            config.scopes.allow,
+            config.scopes.deny,
+            config.cache.missing_ttl,
+            config.cache.now_ttl,
+        )
+        status = StatusFile("status", lambda: self._status(operations, catalogue, host), born_ns)
+        refresh = RefreshFile("refresh", catalogue.forget_all, born_ns)
+        root = RootDir(
+            services,
+            {
+                "README.txt": TextFile("README.txt", readme.text(host, site), born_ns),
+                ".rucio": ControlDir(".rucio", {"status": status, "refresh": refresh}, born_ns),
+            },
+        )
+        kind = OperationsWithXattrs if config.mount.xattrs else Operations
+        presentation = Presentation(config.mount.uid, config.mount.gid, config.mount.umask)
+        operations = kind(root, presentation, self._who)
+        return operations
+
+    def _mount(self, operations: Operations) -> None:
+        options = set(pyfuse3.default_options)
+        options |= {f"fsname={self._config.mount.fsname}", "subtype=rucio-fs"}
+        if self._config.mount.allow_other:
+            options.add("allow_other")
+        try:
+            pyfuse3.init(operations, str(self._mountpoint), options)
+        except RuntimeError as exc:
+            # libfuse has said why on stderr; pyfuse3 only says that.
+            raise MountError(f"cannot mount at {self._mountpoint}: {exc}") from exc
+
+    async def _tune(self, operations: Operations) -> None:
+        """What only the kernel's side files can set, and only after it heard our INIT answer."""
+        await operations.negotiated.wait()
+        await trio.lowlevel.checkpoint()
+        kernel.set_read_ahead(self._mountpoint, self._config.mount.read_ahead)
+        kernel.set_max_background(self._mountpoint, self._config.mount.max_tasks)
+        # What lives now lives as long as the mount: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+
+    async def _heed_signals(self, catalogue: CachedCatalogue) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    log.info("SIGHUP: asking Rucio again for everything")
+                    catalogue.forget_all()
+                else:
+                    log.info("%s: unmounting %s", signal.Signals(number).name, self._mountpoint)
+                    # Those who wait for Rucio are answered now, or terminate() would wait too.
+                    catalogue.stop()
+                    pyfuse3.terminate()
+                    return
+
+    def _status(self, operations: Operations, catalogue: CachedCatalogue, host: str) -> str:
+        health = catalogue.health
+        status: dict[str, Any] = {
+            "version": __version__,
+            "mountpoint": str(self._mountpoint),
+            "mounted_at": _iso(self._born_ns / 1e9),
+            "config_file": str(self._config.file) if self._config.file else None,
+            "rucio": {
+                "host": host,
+                "account": self._who.account or None,
+                "state": "ok" if health.trouble is None else "unreachable",
+                "trouble": health.trouble,
+                "trouble_since": _iso(health.trouble_since),
+                "answered_at": _iso(health.answered_at),
+            },
+            "site": {"name": self._config.site.name, "rse": self._config.site.rse},
+            "cache": catalogue.status(),
+            "inodes": len(operations.inodes),
+            "open_files": operations.handles.open_files,
+        }
+        return json.dumps(status, indent=2) + "\n"
+
+
+def _iso(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

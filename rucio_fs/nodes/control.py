@@ -1,0 +1,139 @@
+"""Small rendered files: README.txt and what lies in `.rucio/`."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Mapping, Sequence
+
+from rucio_fs.did import Identity
+from rucio_fs.errors import NotFound
+from rucio_fs.nodes.base import (
+    Attr,
+    Dir,
+    Entry,
+    File,
+    Key,
+    Node,
+    OpenFile,
+    dir_attr,
+    file_attr,
+)
+from rucio_fs.sources.base import Data
+
+_FOREVER = 86400.0
+
+
+class TextFile(File):
+    """A text that does not change while the mount lives."""
+
+    def __init__(self, name: str, text: str, born_ns: int) -> None:
+        self._name = name
+        self._data = text.encode()
+        self._born_ns = born_ns
+
+    @property
+    def key(self) -> Key:
+        return ("text", self._name)
+
+    async def attr(self, who: Identity) -> Attr:
+        return file_attr(len(self._data), self._born_ns, _FOREVER)
+
+    async def open(self, who: Identity, flags: int) -> OpenFile:
+        return _OpenText(self._data)
+
+
+class StatusFile(File):
+    """A text rendered anew at each open.
+
+    Its size is not known before, so it shows 0 and is read past the kernel's cache (direct_io);
+    `cat`, `jq` and `tail` read such files as they read those of /proc.
+    """
+
+    def __init__(self, name: str, render: Callable[[], str], born_ns: int) -> None:
+        self._name = name
+        self._render = render
+        self._born_ns = born_ns
+
+    @property
+    def key(self) -> Key:
+        return ("control", self._name)
+
+    async def attr(self, who: Identity) -> Attr:
+        return file_attr(0, self._born_ns, 0.0)
+
+    async def open(self, who: Identity, flags: int) -> OpenFile:
+        return _OpenText(self._render().encode(), direct_io=True)
+
+
+class RefreshFile(File):
+    """Writing anything into it makes the mount ask Rucio again for everything."""
+
+    is_writable = True
+
+    def __init__(self, name: str, refresh: Callable[[], None], born_ns: int) -> None:
+        self._name = name
+        self._refresh = refresh
+        self._born_ns = born_ns
+
+    @property
+    def key(self) -> Key:
+        return ("control", self._name)
+
+    async def attr(self, who: Identity) -> Attr:
+        return Attr(stat.S_IFREG | 0o200, 0, self._born_ns, 0.0)
+
+    async def open(self, who: Identity, flags: int) -> OpenFile:
+        return _OpenRefresh(self._refresh)
+
+    async def truncate(self, who: Identity) -> None:
+        """The shell's ``>`` truncates before it writes; there is nothing to cut."""
+
+
+class ControlDir(Dir):
+    """A directory of fixed nodes."""
+
+    def __init__(self, name: str, nodes: Mapping[str, Node], born_ns: int) -> None:
+        self._name = name
+        self._nodes = dict(nodes)
+        self._born_ns = born_ns
+
+    @property
+    def key(self) -> Key:
+        return ("control", self._name, "")
+
+    async def attr(self, who: Identity) -> Attr:
+        return dir_attr(self._born_ns, _FOREVER)
+
+    async def child(self, who: Identity, filename: str) -> Entry:
+        try:
+            node = self._nodes[filename]
+        except KeyError:
+            raise NotFound(f"{self._name} has no {filename}") from None
+        return Entry(filename, node, await node.attr(who), _FOREVER)
+
+    async def children(self, who: Identity) -> Sequence[Entry]:
+        return [await self.child(who, filename) for filename in self._nodes]
+
+
+class _OpenText(OpenFile):
+    def __init__(self, data: bytes, *, direct_io: bool = False) -> None:
+        self._data = data
+        self.direct_io = direct_io
+        self.keep_cache = not direct_io
+
+    async def read(self, offset: int, size: int) -> Data:
+        return self._data[offset : offset + size]
+
+
+class _OpenRefresh(OpenFile):
+    direct_io = True
+
+    def __init__(self, refresh: Callable[[], None]) -> None:
+        self._refresh = refresh
+
+    async def read(self, offset: int, size: int) -> Data:
+        return b""
+
+    async def write(self, offset: int, data: bytes) -> int:
+        self._refresh()
+        return len(data)

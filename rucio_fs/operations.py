@@ -1,0 +1,353 @@
+"""The kernel's requests, translated: bytes <-> str, ino <-> node, exceptions -> errno.  No policy.
+
+The only module beside `mount` that knows pyfuse3.  Any exception but FUSEError from a handler ends
+the mount, hence `handler` on every one of them except `forget` (which cannot fail) and `getxattr`
+for foreign names (which must cost nothing).
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+
+from rucio_fs.did import Identity
+from rucio_fs.errors import NameTooLong, NotFound, NotOffered, ReadOnly, RucioFsError
+from rucio_fs.filenames import MAX_BYTES
+from rucio_fs.handles import HandleTable, OpenDir
+from rucio_fs.inodes import InodeTable
+from rucio_fs.nodes.base import Attr, Dir, Node
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+Self = TypeVar("Self", bound="Operations")
+
+_DOTS = 2  # "." and ".." come before the entries of a directory
+_USER_PREFIX = b"user."
+_OURS = b"user.rucio."
+
+
+@dataclass(frozen=True, slots=True)
+class Presentation:
+    """How nodes are shown: owner, and the bits that are taken away from their modes."""
+
+    uid: int
+    gid: int
+    umask: int = 0
+
+
+def handler(
+    method: Callable[Concatenate[Self, P], Awaitable[T]],
+) -> Callable[Concatenate[Self, P], Coroutine[Any, Any, T]]:
+    """Turn every exception of *method* into an errno; log it at the level its class deserves."""
+    name = method.__name__
+
+    @functools.wraps(method)
+    async def wrapped(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(self, *args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except RucioFsError as exc:
+            if type(exc) is RucioFsError:
+                log.error("%s: %s", name, exc)
+            else:
+                log.log(exc.level, "%s: %s", name, exc)
+            raise pyfuse3.FUSEError(exc.errno) from exc
+        except Exception as exc:
+            log.exception("bug in %s%r", name, args[:2])
+            raise pyfuse3.FUSEError(errno.EIO) from exc
+
+    return wrapped
+
+
+class Operations(pyfuse3.Operations):
+    """The handlers.  One instance is one mount."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(self, root: Dir, presentation: Presentation, who: Identity) -> None:
+        super().__init__()
+        self.inodes = InodeTable(root)
+        self.handles = HandleTable()
+        self.negotiated = trio.Event()
+        self._presentation = presentation
+        self._who = who
+        # One object for all entries of a directory: pyfuse3 copies it into the reply at once.
+        self._scratch = self._blank()
+
+    def init(self) -> None:
+        """The kernel has said INIT; after this task's turn it knows our answer."""
+        self.negotiated.set()
+
+    # --- names and attributes ------------------------------------------------------------------
+
+    @handler
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        filename = self._filename(name)
+        parent = self.inodes.dir(parent_inode)
+        found = await parent.child(self._identity(ctx), filename)
+        return self._entry(self.inodes.ref(found.node), found.attr, found.ttl)
+
+    @handler
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        attr = await self.inodes.node(inode).attr(self._identity(ctx))
+        return self._entry(inode, attr, 0.0)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for ino, nlookup in inode_list:
+            self.inodes.forget(ino, nlookup)
+
+    @handler
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        node = self.inodes.node(inode)
+        if fields.update_size and not attr.st_size:
+            await node.truncate(self._identity(ctx))
+        else:
+            raise ReadOnly(f"{node.key} cannot be changed")
+        return self._entry(inode, await node.attr(self._identity(ctx)), 0.0)
+
+    # --- directories ---------------------------------------------------------------------------
+
+    @handler
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        node = self.inodes.dir(inode)
+        who = self._identity(ctx)
+        return self.handles.add_dir(OpenDir(node, who, await node.children(who)))
+
+    @handler
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        opened = self.handles.dir(fh)
+        if start_id == 0:
+            if opened.is_read:  # rewinddir
+                opened.entries = await opened.node.children(opened.who)
+            opened.is_read = True
+        position = start_id
+        for dots in (b".", b"..")[position:]:
+            position += 1
+            here = self._fill(self._scratch, self.inodes.number(opened.node), _DOT_ATTR, 0.0)
+            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(dots), here, position):
+                return
+        entries = opened.entries
+        for index in range(position - _DOTS, len(entries)):
+            filename, node, attr, ttl = entries[index]
+            # atomic: a reference is counted only if the entry goes out
+            ino = self.inodes.ref(node)
+            if not pyfuse3.readdir_reply(
+                token,
+                pyfuse3.FileNameT(os.fsencode(filename)),
+                self._fill(self._scratch, ino, attr, ttl),
+                index + _DOTS + 1,
+            ):
+                self.inodes.forget(ino, 1)
+                return
+
+    @handler
+    async def releasedir(self, fh: int) -> None:
+        self.handles.pop_dir(fh)
+
+    # --- files ---------------------------------------------------------------------------------
+
+    @handler
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        node = self.inodes.file(inode)
+        if flags & (os.O_WRONLY | os.O_RDWR) and not node.is_writable:
+            raise ReadOnly(f"{node.key} cannot be written")
+        opened = await node.open(self._identity(ctx), flags)
+        return pyfuse3.FileInfo(
+            fh=self.handles.add_file(opened),
+            direct_io=opened.direct_io,
+            keep_cache=opened.keep_cache,
+        )
+
+    @handler
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        # pyfuse3 takes any buffer and copies it before this task yields.
+        return await self.handles.file(fh).read(off, size)  # type: ignore[return-value]
+
+    @handler
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return await self.handles.file(fh).write(off, buf)
+
+    @handler
+    async def flush(self, fh: int) -> None:
+        self.handles.file(fh)
+
+    @handler
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        self.handles.file(fh)
+
+    @handler
+    async def release(self, fh: int) -> None:
+        self.handles.pop_file(fh).close()
+
+    # --- what a read-only tree refuses ---------------------------------------------------------
+
+    @handler
+    async def create(
+        self,
+        parent_inode: int,
+        name: bytes,
+        mode: int,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        raise self._read_only(parent_inode, name)
+
+    @handler
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise self._read_only(parent_inode, name)
+
+    @handler
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise self._read_only(parent_inode, name)
+
+    @handler
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise self._read_only(parent_inode, name)
+
+    @handler
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise self._read_only(new_parent_inode, new_name)
+
+    @handler
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        raise self._read_only(parent_inode, name)
+
+    @handler
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        raise self._read_only(parent_inode, name)
+
+    @handler
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        raise self._read_only(parent_inode_old, name_old)
+
+    @handler
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        raise NotOffered(f"{self.inodes.node(inode).key} is not a link")
+
+    @handler
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        found = pyfuse3.StatvfsData()
+        found.f_bsize = found.f_frsize = 4096
+        found.f_namemax = MAX_BYTES
+        return found
+
+    # --- helpers -------------------------------------------------------------------------------
+
+    def _identity(self, ctx: pyfuse3.RequestContext) -> Identity:
+        return self._who
+
+    def _filename(self, name: bytes) -> str:
+        if len(name) > MAX_BYTES:
+            raise NameTooLong(f"a name of {len(name)} bytes; {MAX_BYTES} is the limit")
+        return os.fsdecode(name)
+
+    def _read_only(self, parent_inode: int, name: bytes) -> RucioFsError:
+        return ReadOnly(f"{self.inodes.dir(parent_inode).key} is read-only: {os.fsdecode(name)!r}")
+
+    def _blank(self) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_uid = self._presentation.uid
+        entry.st_gid = self._presentation.gid
+        # 1 also for directories: "how many subdirectories" is not known, and find trusts it.
+        entry.st_nlink = 1
+        entry.st_blksize = 1 << 20  # what cp and cat read at a time
+        entry.generation = 0  # a number is never given to another node in a mount's life
+        return entry
+
+    def _entry(self, ino: int, attr: Attr, ttl: float) -> pyfuse3.EntryAttributes:
+        return self._fill(self._blank(), ino, attr, ttl)
+
+    def _fill(
+        self, entry: pyfuse3.EntryAttributes, ino: int, attr: Attr, ttl: float
+    ) -> pyfuse3.EntryAttributes:
+        mode, size, mtime_ns, attr_ttl = attr
+        entry.st_ino = ino
+        entry.st_mode = pyfuse3.ModeT(mode & ~self._presentation.umask)
+        entry.st_size = size
+        entry.st_blocks = (size + 511) >> 9
+        entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtime_ns
+        entry.attr_timeout = attr_ttl
+        entry.entry_timeout = ttl
+        return entry
+
+
+class OperationsWithXattrs(Operations):
+    """The same with extended attributes.
+
+    A class of its own, since a handler that exists cannot be switched off for one mount, and one
+    that does not exist saves two requests per file of ``ls -l``.
+    """
+
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        if not name.startswith(_OURS):
+            # `ls -l` asks security.selinux and system.posix_acl_access of every file, until one
+            # answer says that the filesystem knows no such thing; ENODATA would not say that.
+            raise pyfuse3.FUSEError(
+                errno.ENODATA if name.startswith(_USER_PREFIX) else errno.EOPNOTSUPP
+            )
+        return await self._getxattr(inode, name, ctx)
+
+    @handler
+    async def _getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        node = self.inodes.node(inode)
+        return os.fsencode(await node.xattr(self._identity(ctx), os.fsdecode(name)))
+
+    @handler
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        names = await self.inodes.node(inode).xattr_names(self._identity(ctx))
+        return [os.fsencode(name) for name in names]
+
+    @handler
+    async def setxattr(
+        self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
+    ) -> None:
+        node: Node = self.inodes.node(inode)
+        if not name.startswith(_OURS):
+            raise NotOffered(f"{os.fsdecode(name)} cannot be set")
+        await node.set_xattr(self._identity(ctx), os.fsdecode(name), os.fsdecode(value))
+
+    @handler
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        if not name.startswith(_OURS):
+            raise NotFound(os.fsdecode(name))
+        raise ReadOnly(f"{os.fsdecode(name)} cannot be removed")
+
+
+_DOT_ATTR = Attr(0o040555)

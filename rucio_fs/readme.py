@@ -1,0 +1,31 @@
+"""The text of README.txt at the top of the mount."""
+
+from __future__ import annotations
+
+from rucio_fs.availability import Site
+
+_TEXT = """\
+This directory is the Rucio data lake {host}, mounted by rucio-fs.
+
+A scope is a directory; in it are its containers, datasets and files, nested as in Rucio.
+Everything here is read-only. A "/" in a name is written %2F. Any DID of a scope answers by
+name, also one that the listing leaves out.
+
+    ls -l SCOPE                                what a scope holds
+    cp -r SCOPE/CONTAINER ~/                   copy, keeping the containers as directories
+    getfattr -d SCOPE/DATASET/FILE             all that Rucio knows of a file, and where it is
+    getfattr -n user.rucio.error SCOPE/.../F   why a file cannot be read now
+    cat .rucio/status                          is Rucio there, what is cached (JSON)
+
+{site}
+What is listed is remembered for a while. To have Rucio asked again: rucio-fs refresh PATH.
+When something is slow or fails, look at .rucio/status first: "rucio": "state".
+"""
+
+
+def text(host: str, site: Site) -> str:
+    if site.rse or site.name:
+        here = f"Files at this site ({site.rse or site.name}) are read from its storage directly."
+    else:
+        here = "No site is configured (site.name, site.rse): no file can be read locally."
+    return _TEXT.format(host=host, site=here)
