@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from lake.system import check as check_packages
 from lake.tls import Tls
 
 _FTS_MODES = ("stream", "tpc")
+_SCOPE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,24}"  # Rucio's schema
 _NO_WAIT = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
@@ -199,6 +201,8 @@ class Lake:
 
         Raises: LakeError (the scope exists, for one).
         """
+        if not re.fullmatch(_SCOPE, scope):
+            raise LakeError(f"{scope!r} is no scope: up to 25 of letters, digits, and ._-")
         options = ["--both-rse"] if both else []
         done = subprocess.run(
             [
