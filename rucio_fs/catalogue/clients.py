@@ -1,0 +1,160 @@
+"""The pool of Rucio clients, seen from the worker threads.
+
+A thread takes a client, asks its question and gives the client back itself, so that a question
+nobody waits for any more never shares its client with the next one.  How many threads run is
+the business of `rucio.RucioCatalogue`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from configparser import Error as ConfigError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from rucio_fs.did import Identity
+from rucio_fs.errors import TooSlow, UsageError
+
+if TYPE_CHECKING:
+    from rucio_fs.catalogue.client import RucioClient
+
+T = TypeVar("T")
+_reading_config = threading.Lock()  # rucio.cfg is the process's: one reader at a time
+
+
+@dataclass(slots=True)
+class Call:
+    """How long the question that a client is answering is of use: *until* (time.monotonic)."""
+
+    until: float
+
+    def abandon(self) -> None:
+        """Nobody waits any more: the thread stops at the next block."""
+        self.until = 0.0
+
+    def check(self) -> None:
+        """Raises: TooSlow"""
+        if time.monotonic() > self.until:
+            raise TooSlow("the answer took longer than its deadline")
+
+
+class RucioSettings(Protocol):
+    """How Rucio is reached.  None leaves a choice to rucio.cfg and Rucio's own environment."""
+
+    @property
+    def config_file(self) -> Path | None: ...
+    @property
+    def account(self) -> str | None: ...
+    @property
+    def host(self) -> str | None: ...
+    @property
+    def auth_host(self) -> str | None: ...
+    @property
+    def connections(self) -> int:
+        """Clients, hence questions at once."""
+        ...
+
+    @property
+    def timeout(self) -> float:
+        """Seconds without a byte after which an attempt has failed."""
+        ...
+
+    @property
+    def deadline(self) -> float:
+        """Seconds for a question with its repetitions."""
+        ...
+
+    @property
+    def listing_deadline(self) -> float:
+        """Seconds for a directory."""
+        ...
+
+
+class Clients:
+    """Idle clients, at most `connections` of them, the longest idle first.  For many threads."""
+
+    def __init__(self, settings: RucioSettings) -> None:
+        self._settings = settings
+        self._idle: list[tuple[Identity, RucioClient]] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def answer(
+        self, who: Identity, question: Callable[[RucioClient], T], asked: str, call: Call
+    ) -> T:
+        """Return ``question(client)`` with a client of *who*; blocks.
+
+        *asked* says in an error what was wanted.
+
+        Raises: as `Catalogue`, and UsageError if no client can be made.
+        """
+        client = self._take(who)
+        from rucio_fs.catalogue import failures
+
+        client.call = call
+        try:
+            return question(client)
+        except Exception as exc:
+            raise failures.translate(exc, asked, client.asking) from exc
+        finally:
+            self._give(who, client)
+
+    def close(self) -> None:
+        """End the idle connections; those in use end when their thread does."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+        for _, client in idle:
+            client.session.close()
+
+    def _take(self, who: Identity) -> RucioClient:
+        with self._lock:
+            for position in reversed(range(len(self._idle))):
+                if self._idle[position][0] == who:
+                    return self._idle.pop(position)[1]
+        return self._make(who)
+
+    def _give(self, who: Identity, client: RucioClient) -> None:
+        with self._lock:
+            if not self._is_closed:
+                self._idle.append((who, client))
+                if len(self._idle) <= self._settings.connections:
+                    return
+                client = self._idle.pop(0)[1]
+        client.session.close()
+
+    def _make(self, who: Identity) -> RucioClient:
+        """Raises: UsageError (one line: what is missing, and where it was looked for)"""
+        settings = self._settings
+        with _reading_config:
+            before = os.environ.get("RUCIO_CONFIG")
+            if settings.config_file is not None:
+                # Rucio reads its configuration when it is imported, and only from there.
+                os.environ["RUCIO_CONFIG"] = str(settings.config_file)
+            from rucio_fs.catalogue import failures
+
+            try:
+                from rucio_fs.catalogue.client import RucioClient, forget_config
+
+                if os.environ.get("RUCIO_CONFIG") != before:
+                    forget_config()
+                return RucioClient(
+                    host=settings.host,
+                    auth_host=settings.auth_host,
+                    account=who.account or settings.account,
+                    timeout=settings.timeout,
+                )
+            except KeyError as exc:  # x509_proxy without a proxy
+                raise UsageError(f"Rucio's configuration lacks {exc}") from exc
+            except ConfigError as exc:
+                raise UsageError(f"{_config_name()}: {failures.one_line(str(exc))}") from exc
+            except Exception as exc:
+                raise failures.translate(exc, _config_name(), settings.host or "Rucio") from exc
+
+
+def _config_name() -> str:
+    return os.environ.get("RUCIO_CONFIG", "rucio.cfg")

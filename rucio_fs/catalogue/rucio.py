@@ -1,0 +1,195 @@
+"""Rucio itself as a `Catalogue`: questions in worker threads, answers as our nouns.
+
+The package's only way to Rucio.  What a client may do is in `client`, what its failures mean in
+`failures`, when a question is asked again in `retrying`.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import trio
+
+from rucio_fs.catalogue import rows
+from rucio_fs.catalogue.base import BULK_LIMIT, Listing
+from rucio_fs.catalogue.clients import Call, Clients, RucioSettings
+from rucio_fs.catalogue.retrying import persist
+from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas, Identity
+from rucio_fs.errors import NotOffered, Refused, TooSlow
+
+if TYPE_CHECKING:
+    from rucio_fs.catalogue.client import RucioClient
+
+T = TypeVar("T")
+
+
+class RucioCatalogue:
+    """A `base.Catalogue` over rucio-clients.
+
+    *site* is the name of the site this machine stands in: RSEs with the same attribute ``site``
+    give their local PFNs.  *scope_listing* says what `scope_content` shows: DIDs without parent,
+    or all.
+    """
+
+    def __init__(
+        self,
+        settings: RucioSettings,
+        *,
+        site: str | None = None,
+        scope_listing: Literal["top", "all"] = "top",
+    ) -> None:
+        self._settings = settings
+        self.host = ""  # known after `connect`
+        self._site = site
+        self._scope_listing = scope_listing
+        self._clients = Clients(settings)
+        self._limiter = trio.CapacityLimiter(settings.connections)
+        self._location: dict[str, str] | None = None
+
+    async def connect(self, who: Identity) -> str:
+        """Log in once, without repetition, and return the account that Rucio knows us as.
+
+        Raises: UsageError, LoginFailed, Unreachable, each with one line for the person who
+        starts the mount.  Source: GET /accounts/whoami.
+        """
+        with trio.move_on_after(self._settings.deadline):
+            account, self.host = await self._attempt(
+                who, _account_and_host, "login", self._settings.deadline
+            )
+            return account
+        raise TooSlow(f"Rucio did not answer within {self._settings.deadline:g} s (login)")
+
+    def close(self) -> None:
+        """End the idle connections."""
+        self._clients.close()
+
+    async def scopes(self, who: Identity) -> Sequence[str]:
+        return await self._ask(
+            who, "the list of scopes", lambda client: sorted(client.list_scopes())
+        )
+
+    async def scope_content(self, who: Identity, scope: str) -> Listing:
+        def question(client: RucioClient) -> Listing:
+            if self._scope_listing == "all":
+                found = client.list_dids(scope, [{}], did_type="all", long=True)
+            else:
+                found = client.scope_list(scope)
+            return Listing(rows.members(found), scope)
+
+        return await self._ask(who, f"scope {scope}", question, is_listing=True)
+
+    async def content(self, who: Identity, did: DID) -> Listing:
+        def question(client: RucioClient) -> Listing:
+            return Listing(rows.members(client.list_content(*did)), did.scope)
+
+        return await self._ask(who, str(did), question, is_listing=True)
+
+    async def info(self, who: Identity, did: DID) -> DIDInfo:
+        return await self._ask(
+            who, str(did), lambda client: rows.did_info(client.get_metadata(*did))
+        )
+
+    async def infos(self, who: Identity, dids: Sequence[DID]) -> Mapping[DID, DIDInfo]:
+        if len(dids) > BULK_LIMIT:
+            raise Refused(f"{len(dids)} DIDs at once; Rucio takes {BULK_LIMIT}")
+        if not dids:
+            return {}
+
+        def question(client: RucioClient) -> dict[DID, DIDInfo]:
+            infos = map(rows.did_info, client.get_metadata_bulk([did._asdict() for did in dids]))
+            return {info.did: info for info in infos}
+
+        return await self._ask(who, f"{dids[0]} and {len(dids) - 1} more", question)
+
+    async def metadata(self, who: Identity, did: DID) -> Mapping[str, str]:
+        def question(client: RucioClient) -> dict[str, str]:
+            return rows.metadata(client.get_metadata(*did, plugin="JSON"))
+
+        try:
+            return await self._ask(who, str(did), question)
+        except NotOffered:
+            return {}  # a server without the JSON plugin has no such metadata
+
+    async def replicas(self, who: Identity, did: DID) -> FileReplicas:
+        found = await self._ask(who, str(did), lambda client: self._replicas(client, did))
+        if found is not None:
+            return found
+        # Rucio answers an unknown DID with nothing: NotFound comes from here.
+        info = await self.info(who, did)
+        if info.type is not DIDType.FILE:
+            raise Refused(f"{did} is not a file but a {info.type.value.lower()}")
+        return FileReplicas(did, info.size or 0, info.adler32, info.md5, (), {})
+
+    def _replicas(self, client: RucioClient, did: DID) -> FileReplicas | None:
+        """In a thread; None if Rucio says nothing of the file *did*."""
+        if self._location is None:
+            self._location = _location(self._site)
+        answer = client.list_replicas(
+            [did._asdict()],
+            all_states=True,  # COPYING among the states; `rows` leaves its PFN out
+            ignore_availability=False,  # no PFN at an RSE that is closed for reading
+            resolve_archives=False,  # a member of an archive has no PFN of its own to read
+            client_location=self._location,
+        )
+        try:
+            for row in answer:
+                # A collection is answered with its files.
+                return rows.file_replicas(row) if DID(row["scope"], row["name"]) == did else None
+        finally:
+            answer.close()
+        return None
+
+    # --- asking ----------------------------------------------------------------------------------
+
+    async def _ask(
+        self,
+        who: Identity,
+        asked: str,
+        question: Callable[[RucioClient], T],
+        *,
+        is_listing: bool = False,
+    ) -> T:
+        settings = self._settings
+        limit = settings.listing_deadline if is_listing else settings.deadline
+        return await persist(
+            lambda: self._attempt(who, question, asked, limit),
+            asked,
+            patience=settings.deadline,
+            limit=limit,
+        )
+
+    async def _attempt(
+        self, who: Identity, question: Callable[[RucioClient], T], asked: str, limit: float
+    ) -> T:
+        """Ask once.  A thread that hangs keeps its place until the socket's timeout."""
+        call = Call(time.monotonic() + limit)
+        try:
+            return await trio.to_thread.run_sync(
+                self._clients.answer,
+                who,
+                question,
+                asked,
+                call,
+                abandon_on_cancel=True,  # all questions read only
+                limiter=self._limiter,
+            )
+        finally:
+            call.abandon()
+
+
+def _account_and_host(client: RucioClient) -> tuple[str, str]:
+    answer: dict[str, Any] = client.whoami()
+    return str(answer["account"]), str(client.host)
+
+
+def _location(site: str | None) -> dict[str, str]:
+    """What Rucio wants to know to order PFNs; it takes the address from the connection itself."""
+    fqdn = socket.getfqdn()
+    try:
+        ip = socket.gethostbyname(fqdn)
+    except OSError:
+        ip = "0.0.0.0"
+    return {"ip": ip, "fqdn": fqdn} | ({"site": site} if site else {})
