@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from rucio_fs import mounts
+from rucio_fs.mounts import find
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ _CONNECTIONS = Path("/sys/fs/fuse/connections")
 
 def set_read_ahead(mountpoint: Path, size: int) -> None:
     """Let the kernel ask for up to *size* bytes at once; its default is 128 KiB."""
-    mount = mounts.find(mountpoint)
+    mount = find(mountpoint)
     if mount is not None:
         _write(_BDI / mount.device / "read_ahead_kb", size // 1024)
 
@@ -28,7 +28,7 @@ def set_max_background(mountpoint: Path, requests: int) -> None:
 
     With the default of 12, a dozen readers of slow files stop everybody else's reads.
     """
-    mount = mounts.find(mountpoint)
+    mount = find(mountpoint)
     if mount is not None:
         minor = mount.device.partition(":")[2]
         _write(_CONNECTIONS / minor / "max_background", requests)

@@ -25,7 +25,7 @@ from rucio_fs.catalogue.cache import CachedCatalogue
 from rucio_fs.catalogue.rucio import RucioCatalogue
 from rucio_fs.config import Config
 from rucio_fs.did import Identity
-from rucio_fs.errors import MountError
+from rucio_fs.errors import MountError, RucioFsError
 from rucio_fs.nodes.catalogue import RootDir, Services
 from rucio_fs.nodes.control import ControlDir, RefreshFile, StatusFile, TextFile
 from rucio_fs.opening import Opener
@@ -44,7 +44,19 @@ def serve(config: Config, mountpoint: Path, on_ready: Callable[[], None]) -> Non
     """
     logs.set_up(config.log.level, config.log.file)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    trio.run(_Mount(config, mountpoint, on_ready).run)
+    try:
+        trio.run(_Mount(config, mountpoint, on_ready).run)
+    except BaseExceptionGroup as group:
+        # The nursery wraps whatever ends it; whoever called wants the reason.
+        expected, others = group.split(RucioFsError)
+        if expected is None or others is not None:
+            raise
+        raise _first(expected) from None
+
+
+def _first(group: BaseExceptionGroup[RucioFsError]) -> RucioFsError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 class _Mount:
@@ -60,13 +72,13 @@ class _Mount:
         rucio = RucioCatalogue(
             config.rucio, site=config.site.name, scope_listing=config.scopes.listing
         )
-        await rucio.connect(self._who)
+        account = await rucio.connect(self._who)
         async with trio.open_nursery() as nursery:
             catalogue = CachedCatalogue(rucio, config.cache, nursery)
             # The first `ls` finds the scopes at hand, and a Rucio that only lets us log in is
             # found out before anything is mounted.
             await catalogue.scopes(self._who)
-            operations = self._operations(catalogue, rucio.host)
+            operations = self._operations(catalogue, rucio.host, account)
             self._mount(operations)
             ended_well = False
             try:
@@ -94,7 +106,7 @@ class _Mount:
                 nursery.cancel_scope.cancel()
         log.info("%s is unmounted", self._mountpoint)
 
-    def _operations(self, catalogue: CachedCatalogue, host: str) -> Operations:
+    def _operations(self, catalogue: CachedCatalogue, host: str, account: str) -> Operations:
         config, born_ns = self._config, self._born_ns
         site = Site.of(
             config.site.name,
@@ -116,7 +128,9 @@ class _Mount:
             config.cache.missing_ttl,
             config.cache.now_ttl,
         )
-        status = StatusFile("status", lambda: self._status(operations, catalogue, host), born_ns)
+        status = StatusFile(
+            "status", lambda: self._status(operations, catalogue, host, account), born_ns
+        )
         refresh = RefreshFile("refresh", catalogue.forget_all, born_ns)
         root = RootDir(
             services,
@@ -164,7 +178,9 @@ class _Mount:
                     pyfuse3.terminate()
                     return
 
-    def _status(self, operations: Operations, catalogue: CachedCatalogue, host: str) -> str:
+    def _status(
+        self, operations: Operations, catalogue: CachedCatalogue, host: str, account: str
+    ) -> str:
         health = catalogue.health
         status: dict[str, Any] = {
             "version": __version__,
@@ -173,7 +189,7 @@ class _Mount:
             "config_file": str(self._config.file) if self._config.file else None,
             "rucio": {
                 "host": host,
-                "account": self._who.account or None,
+                "account": account,
                 "state": "ok" if health.trouble is None else "unreachable",
                 "trouble": health.trouble,
                 "trouble_since": _iso(health.trouble_since),

@@ -294,7 +294,7 @@ class CachedCatalogue:
     async def _whole_content(self, who: Identity, did: DID) -> Listing:
         """The members of *did*, checked against the length of a closed dataset if that is known.
 
-        An answer cut at the end of a line looks whole in HTTP.  Two equal answers are believed: then
+        An answer cut at the end of a line looks whole in HTTP.  Two equal ones are believed: then
         it is Rucio's own count that is off.
         """
         listing = await self._inner.content(who, did)
