@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed (status: not everything runs), 2 wrong usage, 3 som
 installed first, 4 a port is taken.
 """
 
+import errno
 import shlex
 import signal
 import sys
@@ -29,6 +30,11 @@ class _Group(click.Group):
         except LakeError as error:
             click.echo(f"lake: {error}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:  # a full disk, a file of another user
+            if error.errno == errno.EPIPE:
+                raise  # click knows what to do
+            click.echo(f"lake: {error}", err=True)
+            ctx.exit(1)
 
 
 def _directory_option(function: Any) -> Any:

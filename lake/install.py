@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from lake.errors import LakeError, Missing
@@ -46,18 +45,12 @@ def server_python() -> Path:
     return python
 
 
-def provider_script() -> Path:
-    """Return the OpenID provider beside its node modules.  Raises: Missing."""
-    directory = cache() / "oidc"
-    if not (directory / "node_modules" / "oidc-provider").exists():
-        raise Missing(f"no OpenID provider in {directory}: run python -m lake install --oidc")
-    script = directory / "provider.mjs"  # node looks for modules beside the script
-    source = _HERE / "oidc" / "provider.mjs"
-    if not script.exists() or script.read_bytes() != source.read_bytes():
-        with tempfile.NamedTemporaryFile(dir=directory, delete=False) as fresh:
-            fresh.write(source.read_bytes())
-        Path(fresh.name).rename(script)
-    return script
+def node_modules() -> Path:
+    """Return the modules the OpenID provider needs.  Raises: Missing."""
+    modules = cache() / "oidc" / "node_modules"
+    if not (modules / "oidc-provider").exists():
+        raise Missing(f"no OpenID provider in {modules}: run python -m lake install --oidc")
+    return modules
 
 
 def install(*, oidc: bool) -> list[str]:

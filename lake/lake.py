@@ -11,7 +11,7 @@ from typing import Self
 
 from lake import layout, ports, state
 from lake.errors import LakeError
-from lake.install import provider_script, server_python
+from lake.install import node_modules, server_python
 from lake.namespaces import check_allowed
 from lake.processes import Server, is_running, stop
 from lake.rses import BY_NAME, TOKENS
@@ -65,7 +65,7 @@ class Lake:
         server_python()
         if oidc:
             check_allowed()
-            provider_script()
+            node_modules()
         chosen = ports.choose(wanted_ports or {}, free=free_ports, oidc=oidc)
         if directory is None:
             directory, made = layout.fresh_directory(), True

@@ -28,8 +28,15 @@ def samples_directory(cache: Path) -> Path:
     wanted = cache / f"samples-{hashlib.sha256(source).hexdigest()[:12]}"
     if (wanted / "manifest.json").exists():
         return wanted
-    cache.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix="samples-", dir=cache))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix="samples-", dir=cache))
+    except PermissionError:
+        raise LakeError(
+            f"the sample data cannot be kept in {cache}: let its owner run python -m lake install, "
+            "or use --no-samples"
+        ) from None
+    fresh.chmod(0o755)  # other users' lakes read it too
     done = subprocess.run(
         [sys.executable, "-m", "lake.sample_files", str(fresh)],
         env=dict(os.environ, PYTHONPATH=str(here.parent)),

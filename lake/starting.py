@@ -6,6 +6,7 @@ storages come meanwhile; the bootstrap waits for the database, the daemons for t
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from lake import placing
 from lake.database import Database
 from lake.errors import LakeError
-from lake.install import cache, provider_script, server_python
+from lake.install import cache, node_modules, server_python
 from lake.ports import HOST, is_listening
 from lake.processes import Server, is_running, launch
 from lake.rses import RSES, TOKENS
@@ -152,7 +153,11 @@ class Starter:
                 }
             )
         )
-        command = [program("node"), str(provider_script()), str(settings)]
+        run = self._run / "oidc"
+        run.mkdir()
+        script = Path(shutil.copy(Path(__file__).parent / "oidc" / "provider.mjs", run))
+        (run / "node_modules").symlink_to(node_modules())  # node looks beside the script
+        command = [program("node"), str(script), str(settings)]
         self._launch("oidc", command, self._ports["oidc"], url=issuer)
         placing.make_tree(TOKENS, self._store)
         port = self._ports["tokens"]
