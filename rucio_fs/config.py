@@ -49,7 +49,7 @@ class MountConfig:
     """How the tree looks to the kernel and to the users of this machine."""
 
     uid: UserId = field(default_factory=os.getuid)  # who mounts owns what is seen
-    gid: UserId = field(default_factory=os.getgid)
+    gid: UserId = field(default_factory=os.getgid)  # as for uid
     umask: Umask = 0  # the tree is read-only as it is
     allow_other: Flag = False  # every reader gets the mount's rights in Rucio: never by accident
     fsname: Label = "rucio"  # what `df` and `mount` show as the source
@@ -78,7 +78,7 @@ class ScopesConfig:
     """Which scopes the mount shows."""
 
     allow: Names = ("*",)  # the account's permissions already say what may be read
-    deny: Names = ()
+    deny: Names = ()  # nothing is hidden unless somebody says so
     listing: Annotated[Literal["top", "all"], choice("top", "all")] = "top"  # what has no parent
 
 

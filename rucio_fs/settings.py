@@ -30,8 +30,11 @@ _GENERIC_PREFIXES = ("x-", "X-", "comment=")
 
 _HERE = Path()  # the working directory, asked only where a path is relative: it may be gone
 
-# A Kubernetes service called rucio-fs puts these into every pod of its namespace.
-_KUBERNETES = re.compile(r"SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
+# Variables that are no settings: the project's tests', and what Kubernetes puts into every pod
+# when a service of the namespace is called rucio-fs.
+_NO_SETTINGS = re.compile(
+    r"TEST_\w+|SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,7 @@ def from_environment(
         if variable in variables:
             if raw:
                 yield Written(variables[variable], raw, f"${variable}", _HERE)
-        elif not _KUBERNETES.fullmatch(variable.removeprefix(ENV_PREFIX)):
+        elif not _NO_SETTINGS.fullmatch(variable.removeprefix(ENV_PREFIX)):
             raise UsageError(
                 f"unknown environment variable {variable}{_nearest(variable, variables)}"
             )
