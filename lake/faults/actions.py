@@ -38,7 +38,7 @@ class Stall:
 class Reset:
     """Send *after_bytes* of the answer, then a TCP RST; None: RST instead of any answer.
 
-    With None the upstream is not asked.
+    With None the upstream is not asked; at TCP level the client's first bytes are awaited.
     """
 
     after_bytes: int | None = None
