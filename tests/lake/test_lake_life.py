@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lake import Lake, LakeError, layout
+from lake import Lake, LakeError, layout, ports
 from lake.processes import Server, is_running, launch, stop
 
 pytestmark = pytest.mark.lake
@@ -67,7 +68,7 @@ def test_it_comes_up_and_goes_down_without_a_trace(place: Path) -> None:
     up = _lake("up", "--directory", str(place), "--free-ports", "--no-samples")
     assert "is up after" in up.stdout
     lake = Lake.load(place)
-    ports = list(lake.ports.values())
+    numbers = list(lake.ports.values())
     status = _lake("status", "--directory", str(place))
     assert {line.split()[0] for line in status.stdout.splitlines()} == {
         *("postgres", "memcached", "rucio", "colo", "rem1", "nginx", "fts", "daemons")
@@ -79,7 +80,7 @@ def test_it_comes_up_and_goes_down_without_a_trace(place: Path) -> None:
 
     assert not _processes_in(place)
     assert not place.exists()
-    for port in ports:
+    for port in numbers:
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0, f"port {port} is still served"
 
@@ -263,6 +264,37 @@ def test_a_recycled_pid_is_left_alone(tmp_path: Path) -> None:
         stop([recycled], tmp_path)
         assert innocent.poll() is None
         innocent.kill()
+
+
+def test_a_closed_null_device_is_repaired_for_the_servers(place: Path, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root's servers run as other users")
+    null = tmp_path / "null"
+    os.mknod(null, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    options = "--free-ports --no-samples --no-daemons"
+    script = f'mount --bind {null} /dev/null && exec "$0" -m lake up -d {place} {options}'
+    command = ["unshare", "-m", "--propagation", "private", "sh", "-ec", script, sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert Lake.load(place).is_up()
+
+
+def test_two_servers_get_no_common_port() -> None:
+    with pytest.raises(LakeError, match="two servers cannot share port 8440"):
+        ports.choose({"fts": 8440, "rucio": 8440}, free=True, oidc=False)
+    chosen = ports.choose({}, free=True, oidc=True)
+    assert set(chosen) == set(ports.DEFAULTS)
+    assert len(set(chosen.values())) == len(chosen)
+
+
+def test_a_mount_below_is_not_deleted_into(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "mnt").mkdir(parents=True)
+    monkeypatch.setattr(layout, "_mounts", lambda: [place / "mnt"])
+    with pytest.raises(LakeError, match=r"mnt is mounted: unmount it, try again"):
+        layout.remove(place, made=True)
+    assert (place / "mnt").exists()
+    (place / "mnt").rmdir()
+    place.rmdir()
 
 
 def test_importing_the_lake_does_not_import_rucio() -> None:

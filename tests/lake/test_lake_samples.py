@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from lake import Lake, samples
+from lake import Lake, LakeError, samples
 from lake.rses import BY_NAME, hash_path
 from tests.lake.rest import Rest, did_key, did_path, eventually
 
@@ -212,3 +212,10 @@ def test_fill_makes_many_dids_quickly(own_lake: Lake, rest: Rest) -> None:
     assert rest.get("/dids/bench/big")["length"] == 50
     replicas = rest.rows("/replicas/list", {"dids": [did_key("bench:big")], "sort": "random"})
     assert {tuple(row["states"]) for row in replicas} == {("REM1",)}
+
+
+def test_fill_refuses_what_is_no_scope_or_there_already(own_lake: Lake) -> None:
+    with pytest.raises(LakeError, match="'bad scope' is no scope"):
+        own_lake.fill("bad scope", big=1)
+    with pytest.raises(LakeError, match=r"Scope 'sky' already exists"):
+        own_lake.fill("sky", big=1)
