@@ -6,6 +6,7 @@ waits for, before any server starts.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -21,6 +22,7 @@ _DEVICE = Path("/dev/fuse")
 _FUSE_CONF = Path("/etc/fuse.conf")
 _CAP_SYS_ADMIN = 1 << 21
 _PROBE_TIMEOUT = 2.0  # s; a server that is alive answers statfs without asking Rucio
+_KILL_TIMEOUT = 0.1  # s
 _PROBE = "import os, sys\ntry: os.statvfs(sys.argv[1])\nexcept OSError as e: sys.exit(e.errno)"
 
 
@@ -125,12 +127,15 @@ def _probe(mountpoint: str) -> int | None:
 
     statfs, because the kernel may answer stat from its cache even for a dead server.
     """
-    # The child is not waited for when it hangs: only the server's answer or death ends it.
     child = subprocess.Popen([sys.executable, "-I", "-S", "-c", _PROBE, mountpoint])
     try:
         return child.wait(_PROBE_TIMEOUT)
     except subprocess.TimeoutExpired:
         child.kill()
+        # A child that waits inside the kernel outlives this: only the server's answer or death
+        # ends it, and nobody should wait for that.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_KILL_TIMEOUT)
         return None
 
 
