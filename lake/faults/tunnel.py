@@ -39,8 +39,8 @@ class TcpSession:
                 if isinstance(action, Timeout):
                     await hold(handle, self._client.wait_gone)
                 elif isinstance(action, Reset) and action.after_bytes is None:
-                    # Once it has asked, as with HTTP.  Before, it would be Refuse; and in CPython
-                    # 3.11 a TLS client leaks its socket if the RST beats the start of the handshake.
+                    # Once it has asked, as with HTTP.  Before, it would be Refuse; and CPython 3.11
+                    # leaks a TLS client's socket if the RST beats the start of the handshake.
                     await self._client.read_some()
                     self._client.reset()
                     return
