@@ -1,0 +1,152 @@
+"""What reads a mount: a program of its own, so that a mount that hangs stops no benchmark.
+
+    python client.py FUNCTION JSON-ARGUMENTS          prints JSON
+
+Standard library only, and times what it does itself: the interpreter's start does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import random
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+_BLOCK = 1 << 20  # bytes at a time of a sequential read, as cp and cat do it
+_PAGE = 4096
+
+
+def sequential(path: str, length: int, cold: bool) -> float:
+    """Seconds to read the first *length* bytes in order."""
+    fd = os.open(path, os.O_RDONLY)
+    if cold:
+        _drop(fd)
+    start = time.perf_counter()
+    _read(fd, 0, length)
+    took = time.perf_counter() - start
+    os.close(fd)
+    return took
+
+
+def scattered(path: str, length: int, count: int, readers: int, cold: bool) -> float:
+    """Seconds for *count* reads of 4 KiB, no page twice, by *readers* processes at once."""
+    fd = os.open(path, os.O_RDONLY)
+    if cold:
+        _drop(fd)
+    pages = random.Random(count).sample(range(length // _PAGE), count)
+
+    def read(number: int) -> None:
+        own = os.open(path, os.O_RDONLY)
+        for page in pages[number::readers]:
+            if len(os.pread(own, _PAGE, page * _PAGE)) != _PAGE:
+                raise OSError(f"short read at page {page}")
+
+    return _together(read, readers)
+
+
+def concurrent(path: str, length: int, readers: int, cold: bool) -> float:
+    """Seconds for *readers* processes to read the file together, a part each."""
+    fd = os.open(path, os.O_RDONLY)
+    if cold:
+        _drop(fd)
+    part = length // readers
+
+    def read(number: int) -> None:
+        own = os.open(path, os.O_RDONLY)
+        _read(own, number * part, part)
+
+    return _together(read, readers)
+
+
+def checksums(path: str, length: int, readers: int, cold: bool) -> list[int]:
+    """adler32 of each reader's part, read at the same time."""
+    fd = os.open(path, os.O_RDONLY)
+    if cold:
+        _drop(fd)
+    part = length // readers
+    results = mmap.mmap(-1, max(4 * readers, mmap.PAGESIZE))
+
+    def read(number: int) -> None:
+        own = os.open(path, os.O_RDONLY)
+        value = _read(own, number * part, part, zlib.adler32)
+        results[4 * number : 4 * number + 4] = value.to_bytes(4)
+
+    _together(read, readers)
+    return [int.from_bytes(results[4 * n : 4 * n + 4]) for n in range(readers)]
+
+
+def stats(directories: list[str], count: int, rounds: int) -> list[list[float]]:
+    """For each round, stats per second of *count* known paths in each of *directories*, in turn."""
+    paths = []
+    for directory in directories:
+        names = sorted(os.listdir(directory))
+        chosen = random.Random(count).sample(names, count)
+        paths.append([f"{directory}/{name}" for name in chosen])
+        for path in paths[-1]:
+            os.stat(path)
+    return [[_stat_all(some) for some in paths] for _ in range(rounds)]
+
+
+def _stat_all(paths: list[str]) -> float:
+    stat = os.stat
+    start = time.perf_counter()
+    for path in paths:
+        stat(path)
+    return len(paths) / (time.perf_counter() - start)
+
+
+def _read(
+    fd: int, offset: int, length: int, checksum: Callable[[memoryview, int], int] | None = None
+) -> int:
+    buffer = memoryview(mmap.mmap(-1, _BLOCK))
+    value = 1
+    end = offset + length
+    while offset < end:
+        got = os.preadv(fd, [buffer[: min(_BLOCK, end - offset)]], offset)
+        if not got:
+            raise OSError(f"the file ended at {offset}")
+        if checksum is not None:
+            value = checksum(buffer[:got], value)
+        offset += got
+    return value
+
+
+def _drop(fd: int) -> None:
+    """Take the file's pages out of the kernel's cache (a mount's own, not those below it)."""
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _together(work: Callable[[int], None], workers: int) -> float:
+    """Run *work* in as many processes; seconds from the starting shot to the end of the last."""
+    waiting, shot = os.pipe()
+    children = []
+    for number in range(workers):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.close(shot)
+                os.read(waiting, 1)  # end of file, once the parent closes its end
+                work(number)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    time.sleep(0.05)  # all of them are waiting by then
+    start = time.perf_counter()
+    os.close(shot)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    took = time.perf_counter() - start
+    if any(codes):
+        raise OSError("a reader failed")
+    return took
+
+
+if __name__ == "__main__":
+    function: Any = globals()[sys.argv[1]]
+    print(json.dumps(function(*json.loads(sys.argv[2]))))
