@@ -83,6 +83,7 @@ class Lake:
         )
         with _locked(directory):
             try:
+                fresh.save()  # from here on down() knows what to remove, whatever happens to us
                 Starter(fresh).run()
             except BaseException:
                 _end(fresh)
@@ -102,6 +103,8 @@ class Lake:
         lake = cls(running)
         if lake.is_up():
             return lake
+        with _locked(lake.directory):  # or it is just coming up
+            pass
         raise LakeError(
             f"the lake in {lake.directory} is not whole (status tells what is down): "
             f"python -m lake down --directory {lake.directory}"

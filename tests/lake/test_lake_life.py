@@ -210,6 +210,25 @@ def test_a_terminated_start_cleans_up(place: Path) -> None:
     assert not place.exists()
 
 
+def test_a_killed_start_can_be_taken_down(place: Path) -> None:
+    command = [sys.executable, "-m", "lake", "up", "-d", str(place), "--free-ports"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as starting:
+        deadline = time.monotonic() + _PATIENCE
+        while not (place / "log" / "rucio.log").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        meanwhile = _lake("up", "--directory", str(place), check=False)
+        assert "another command is at work" in meanwhile.stderr
+        starting.kill()
+    _lake("down", "--directory", str(place))
+    assert not place.exists()
+    # The bootstrap is no server: it ends by itself, for want of a database.
+    deadline = time.monotonic() + _PATIENCE
+    while left := _processes_in(place):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
 def test_a_dead_server_shows_in_status(place: Path) -> None:
     lake = Lake.up(place, free_ports=True, daemons=False, samples=False)
     victim = next(server for server, _ in lake.servers() if server.name == "memcached")
