@@ -20,9 +20,10 @@ from pathlib import Path
 from rucio_fs.config import Config, default_log_file, with_log_file
 from rucio_fs.errors import MountError, RucioFsError, UsageError
 
-log = logging.getLogger(__name__)
+_MODULE = "rucio_fs.background"  # __name__ is something else in the new process
 
-_MODULE = "rucio_fs.background"
+log = logging.getLogger(_MODULE)
+
 _EXIT_TIMEOUT = 5.0  # s between the end of the report and the end of a server that failed
 
 

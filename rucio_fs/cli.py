@@ -17,6 +17,9 @@ from rucio_fs.errors import RucioFsError, UsageError
 
 PROGRAM = "rucio-fs"
 
+# Paths are read by pathlib and not by click.Path, which looks at what they name: a mount whose
+# server hangs would hang the command that is to end it.
+
 # Flag of `mount` -> key of the configuration; the values go there as written.
 _FLAGS = {
     "rucio_config": "rucio.config_file",
@@ -64,12 +67,12 @@ def cli(context: click.Context) -> None:
 
 
 @cli.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Path)
 @click.option("-f", "--foreground", is_flag=True, help="Serve in this process, log to stderr.")
 @click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path),
+    type=Path,
     metavar="FILE",
     help="The rucio-fs.toml to read instead of those in ~/.config and /etc.",
 )
@@ -129,7 +132,7 @@ def mount(
 
 
 @cli.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Path)
 @click.option("--lazy", is_flag=True, help="Detach at once, also when it is in use.")
 def umount(mountpoint: Path, lazy: bool) -> None:
     """End the mount at MOUNTPOINT, also one whose server has died."""
@@ -138,7 +141,7 @@ def umount(mountpoint: Path, lazy: bool) -> None:
 
 
 @cli.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=Path)
 def refresh(path: Path) -> None:
     """Ask Rucio again about PATH, which lies inside a mount."""
     from rucio_fs.refreshing import refresh as ask

@@ -127,7 +127,13 @@ def _probe(mountpoint: str) -> int | None:
 
     statfs, because the kernel may answer stat from its cache even for a dead server.
     """
-    child = subprocess.Popen([sys.executable, "-I", "-S", "-c", _PROBE, mountpoint])
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _PROBE, mountpoint],
+        # One that hangs must not keep our caller's pipes open.
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         return child.wait(_PROBE_TIMEOUT)
     except subprocess.TimeoutExpired:

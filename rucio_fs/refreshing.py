@@ -31,8 +31,8 @@ def _reason(exc: OSError, mount: mounts.Mount) -> str:
     match exc.errno:
         case errno.ENOTSUP:
             return (
-                "this mount has no extended attributes (xattrs=false); to refresh all of it,"
-                f" run: echo 1 > {where}/.rucio/refresh"
+                "cannot be refreshed by itself (not from Rucio, or mounted with xattrs=false);"
+                f" to refresh the whole mount, run: echo 1 > {where}/.rucio/refresh"
             )
         case errno.ENOTCONN:
             return f"the server of this mount has died; run: rucio-fs umount {where}"
