@@ -117,8 +117,10 @@ def local_path(replica: Replica, site: Site) -> str | None:
     ``file://`` PFN counts only from the lan protocol: over the wan it names another host's disk.
     """
     for prefix, directory in site.paths:
-        if replica.pfn.startswith(prefix):
-            return directory + replica.pfn[len(prefix) :]
+        rest = replica.pfn.removeprefix(prefix)
+        # Whole components: ".../data" is no prefix of ".../data2/f", which is another tree's file.
+        if rest != replica.pfn and (prefix.endswith("/") or rest.startswith("/")):
+            return f"{directory.rstrip('/')}/{rest.lstrip('/')}"
     if replica.is_lan and replica.pfn.startswith("file://"):
         # Not urlsplit: a "?" or "#" in a file's name is part of it, and Rucio quotes nothing.
         _host, slash, path = replica.pfn.removeprefix("file://").partition("/")

@@ -77,9 +77,9 @@ class InodeTable:
         """The kernel gives back *nlookup* references."""
         slot = self._slots[ino]
         slot.lookups -= nlookup
-        assert slot.lookups >= 0 or ino == ROOT, f"inode {ino} forgotten too often"
         if slot.lookups <= 0 and ino != ROOT:
             del self._slots[ino]
+            assert slot.lookups == 0, f"inode {ino} forgotten too often"
 
     def lookups(self) -> int:
         """References that the kernel holds, the root's left out."""

@@ -11,10 +11,10 @@ from pathlib import Path
 _FORMAT = "%(asctime)sZ %(levelname)-7s %(name)s: %(message)s"
 # JWTs, Rucio's own tokens (account-identity-app-hex), passwords and signatures in URLs.
 _SECRETS = re.compile(
-    r"eyJ[\w-]+\.[\w-]+\.[\w-]*"
-    r"|(?<=Bearer )\S+"
-    r"|(?i:(?<=authz=)|(?<=x-amz-signature=)|(?<=signature=)|(?<=access_token=))[^&\s]+"
-    r"|(?i:(?<=x-rucio-auth-token: ))\S+"
+    r"()eyJ[\w-]+\.[\w-]+\.[\w-]*"
+    r"|(Bearer )[^\s'\"]+"
+    r"|((?i:authz|signature|access_token)=)[^&\s]+"
+    r"|((?i:x-rucio-(?:auth-token|password))['\"]?: ['\"]?)[^\s'\"]+"
 )
 
 
@@ -25,7 +25,12 @@ class _HideSecrets(logging.Formatter):
         return time.gmtime(seconds)
 
     def format(self, record: logging.LogRecord) -> str:
-        return _SECRETS.sub("[hidden]", super().format(record))
+        return _SECRETS.sub(_hide, super().format(record))
+
+
+def _hide(secret: re.Match[str]) -> str:
+    prefix = "".join(group or "" for group in secret.groups())
+    return f"{prefix}[hidden]"
 
 
 def set_up(level: str, file: Path | None) -> None:
@@ -38,5 +43,6 @@ def set_up(level: str, file: Path | None) -> None:
         handler = logging.FileHandler(file)
     handler.setFormatter(_HideSecrets(_FORMAT))
     number = getattr(logging, level.upper())
-    logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+    others = number if number == logging.DEBUG else max(number, logging.WARNING)
+    logging.basicConfig(level=others, handlers=[handler], force=True)
     logging.getLogger("rucio_fs").setLevel(number)

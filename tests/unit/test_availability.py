@@ -1,0 +1,177 @@
+"""Where a file can be read from: every combination of replica, protocol and site."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+import pytest
+
+from rucio_fs.availability import (
+    Arriving,
+    Decision,
+    Elsewhere,
+    Forbidden,
+    Local,
+    LocalCopy,
+    Nowhere,
+    Site,
+    decide,
+    local_path,
+)
+from rucio_fs.did import DID, FileReplicas, Replica
+
+HERE = Site.of("site", "COLO", {"root://colo//": "/mnt/colo/"}, ())
+FAR_PFN = "https://far/f"
+
+
+def file(*replicas: Replica, **states: str) -> FileReplicas:
+    known = {replica.rse: "AVAILABLE" for replica in replicas} | states
+    return FileReplicas(DID("s", "f"), 10, None, None, replicas, known)
+
+
+def lan(rse: str, path: str = "/data/f") -> Replica:
+    return Replica(rse, f"file://{path}", is_lan=True)
+
+
+def wan(rse: str, pfn: str = FAR_PFN) -> Replica:
+    return Replica(rse, pfn)
+
+
+def copy(rse: str, path: str = "/data/f") -> LocalCopy:
+    return LocalCopy(rse, f"file://{path}", path)
+
+
+# --- decide ------------------------------------------------------------------------------------
+
+ROOTS = Site.of("site", "COLO", {}, (PurePosixPath("/data"), PurePosixPath("/more")))
+NO_SITE = Site()
+
+
+@pytest.mark.parametrize(
+    ("replicas", "site", "decision"),
+    [
+        (file(lan("COLO")), HERE, Local((copy("COLO"),))),
+        (file(lan("OTHER")), HERE, Local((copy("OTHER"),))),
+        (file(lan("OTHER", "/o"), lan("COLO")), HERE, Local((copy("COLO"), copy("OTHER", "/o")))),
+        (file(lan("A", "/a"), lan("B", "/b")), HERE, Local((copy("A", "/a"), copy("B", "/b")))),
+        (file(lan("A")), NO_SITE, Local((copy("A"),))),
+        (file(wan("FAR"), lan("COLO")), HERE, Local((copy("COLO"),))),
+        (
+            file(wan("COLO", "root://colo//x/f")),
+            HERE,
+            Local((LocalCopy("COLO", "root://colo//x/f", "/mnt/colo/x/f"),)),
+        ),
+        (file(wan("FAR")), HERE, Elsewhere(("FAR",))),
+        (file(wan("FAR"), wan("AWAY")), HERE, Elsewhere(("FAR", "AWAY"))),
+        (file(wan("COLO", "file:///data/f")), HERE, Elsewhere(("COLO",))),
+        (file(SILENT="AVAILABLE"), HERE, Elsewhere(("SILENT",))),
+        (file(wan("FAR"), GONE="UNAVAILABLE"), HERE, Elsewhere(("FAR",))),
+        (file(wan("FAR"), COLO="COPYING"), HERE, Arriving("COLO")),
+        (file(COLO="COPYING"), HERE, Arriving("COLO")),
+        (file(wan("FAR"), OTHER="COPYING"), HERE, Elsewhere(("FAR",))),
+        (file(OTHER="COPYING"), HERE, Nowhere({"OTHER": "COPYING"})),
+        (file(COLO="COPYING"), NO_SITE, Nowhere({"COLO": "COPYING"})),
+        (file(), HERE, Nowhere({})),
+        (file(COLO="UNAVAILABLE"), HERE, Nowhere({"COLO": "UNAVAILABLE"})),
+        (file(COLO="BEING_DELETED"), HERE, Nowhere({"COLO": "BEING_DELETED"})),
+        (file(COLO="BAD"), HERE, Nowhere({"COLO": "BAD"})),
+        # A PFN whose replica is not AVAILABLE is about to vanish or not yet whole.
+        (file(lan("COLO"), COLO="BEING_DELETED"), HERE, Nowhere({"COLO": "BEING_DELETED"})),
+        (file(lan("COLO"), COLO="COPYING"), HERE, Arriving("COLO")),
+        (file(lan("COLO"), wan("FAR"), COLO="TEMPORARY_UNAVAILABLE"), HERE, Elsewhere(("FAR",))),
+        (file(lan("COLO", "/data/x")), ROOTS, Local((copy("COLO", "/data/x"),))),
+        (file(lan("COLO", "/more/x")), ROOTS, Local((copy("COLO", "/more/x"),))),
+        (
+            file(lan("A", "/etc/shadow"), lan("B", "/data/f")),
+            ROOTS,
+            Local((copy("B", "/data/f"),)),
+        ),
+    ],
+)  # fmt: skip
+def test_decide(replicas: FileReplicas, site: Site, decision: Decision) -> None:
+    assert decide(replicas, site) == decision
+
+
+@pytest.mark.parametrize(
+    ("path", "site"),
+    [
+        ("/data/../etc/shadow", HERE),
+        ("/data/..", HERE),
+        ("/../etc/shadow", HERE),
+        ("/data/x/../y", ROOTS),
+        ("/etc/shadow", ROOTS),
+        ("/database/f", ROOTS),  # "/data" is a directory, not a prefix of text
+    ],
+)
+def test_some_paths_must_not_be_opened(path: str, site: Site) -> None:
+    decision = decide(file(lan("COLO", path)), site)
+    assert isinstance(decision, Forbidden)
+    assert path in decision.reason
+    assert "COLO" in decision.reason
+
+
+@pytest.mark.parametrize("path", ["/data/..f", "/data/f..", "/data/.../f"])
+def test_dots_in_a_name_are_no_climb(path: str) -> None:
+    assert isinstance(decide(file(lan("COLO", path)), HERE), Local)
+
+
+def test_a_mapped_path_must_not_climb_out_of_its_directory() -> None:
+    decision = decide(file(wan("COLO", "root://colo//a/../../etc/shadow")), HERE)
+    assert isinstance(decision, Forbidden)
+
+
+def test_a_refused_copy_hides_no_arriving_one() -> None:
+    """A path that must not be opened is said so, whatever else is under way."""
+    decision = decide(file(lan("A", "/etc/x"), COLO="COPYING"), ROOTS)
+    assert isinstance(decision, Forbidden)
+
+
+# --- local_path --------------------------------------------------------------------------------
+
+MAPPED = Site.of(
+    None,
+    "COLO",
+    {
+        "root://colo//": "/mnt/colo/",
+        "root://colo//deep/": "/mnt/deep/",
+        "file:///inside/": "/outside/",
+        "davs://colo:443/base": "/mnt/base",
+    },
+    (),
+)
+
+
+@pytest.mark.parametrize(
+    ("pfn", "is_lan", "path"),
+    [
+        ("file:///data/f", True, "/data/f"),
+        ("file://localhost/data/f", True, "/data/f"),
+        ("file:////data/f", True, "/data/f"),
+        ("file:///data/f#1?x=%41", True, "/data/f#1?x=%41"),
+        ("file:///data/f", False, None),
+        ("file://host", True, None),
+        ("https://colo/data/f", True, None),
+        ("root://colo//x/f", False, "/mnt/colo/x/f"),
+        ("root://colo//x/f", True, "/mnt/colo/x/f"),
+        ("root://colo//deep/f", False, "/mnt/deep/f"),
+        ("root://other//x/f", True, None),
+        ("file:///inside/f", True, "/outside/f"),
+        ("file:///inside/f", False, "/outside/f"),
+        ("davs://colo:443/base/f", False, "/mnt/base/f"),
+    ],
+)
+def test_local_path(pfn: str, is_lan: bool, path: str | None) -> None:
+    assert local_path(Replica("COLO", pfn, is_lan), MAPPED) == path
+
+
+def test_a_prefix_ends_at_a_slash() -> None:
+    """``.../base`` is not the beginning of ``.../base2/f``: that would be another tree's file."""
+    assert local_path(Replica("COLO", "davs://colo:443/base2/f"), MAPPED) is None
+
+
+def test_the_longest_prefix_wins_however_they_are_written() -> None:
+    prefixes = {"root://a//": "/short/", "root://a//b/c/": "/longest/", "root://a//b/": "/long/"}
+    for order in (prefixes, dict(reversed(prefixes.items()))):
+        site = Site.of(None, None, order, ())
+        assert local_path(Replica("A", "root://a//b/c/f"), site) == "/longest/f"
+        assert local_path(Replica("A", "root://a//b/f"), site) == "/long/f"
