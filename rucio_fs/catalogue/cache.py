@@ -12,15 +12,17 @@ What is kept here and nowhere else:
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import trio
 from cachetools import LRUCache
 
-from rucio_fs.catalogue.base import Catalogue, Listing
+from rucio_fs.catalogue.base import BULK_LIMIT, Catalogue, Listing
 from rucio_fs.catalogue.health import Health
 from rucio_fs.config import CacheConfig
 from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas, Identity
@@ -71,6 +73,7 @@ class CachedCatalogue:
         self._nursery = nursery
         self._store: LRUCache[Key, _Entry] = LRUCache(config.size, getsizeof=lambda e: e.nbytes)
         self._flights: dict[Key, _Flight] = {}
+        self._forgotten = 0  # how often somebody asked to forget something
         self.health = Health()
 
     @property
@@ -133,10 +136,33 @@ class CachedCatalogue:
         entry = self._fresh(("scope", who, scope), None)
         return None if entry is None else _known(entry)
 
+    def info_at_hand(self, who: Identity, did: DID) -> Known[DIDInfo] | None:
+        """What `info` says if it is in memory and fresh; asks nobody."""
+        entry = self._fresh(("info", who, did), None)
+        return None if entry is None or isinstance(entry.value, NotFound) else _known(entry)
+
+    async def member_info(
+        self, who: Identity, listing: Listing, position: int, *, alone: bool = False
+    ) -> Known[DIDInfo]:
+        """`info` of the collection at *position*, asked for with those of its neighbours.
+
+        *alone*: as in `mtime_ns`.  Raises: as `info`.
+        """
+        did = listing.members[position].did
+        key = ("info", who, did)
+        if alone and not listing.asked_alone:
+            listing.asked_alone = True
+        elif self._fresh(key, None) is None and self.health.trouble is None:
+            old = self._store.get(key)
+            patience = math.inf if old is None else self._config.stale_after
+            with trio.move_on_after(patience):
+                await self._learn_around(who, listing, position)
+        return await self.info(who, did)
+
     async def mtime_ns(
         self, who: Identity, listing: Listing, position: int, *, alone: bool = False
     ) -> int:
-        """Modification time of one member of *listing*.
+        """Modification time of one file of *listing*.
 
         Asks for a thousand members at a time, since whoever wants one (``ls -l``) wants all;
         with *alone* (a path somebody named) the first question is for this member only.
@@ -157,20 +183,48 @@ class CachedCatalogue:
             _raise_error(flight)
         return mtime_ns
 
+    async def _learn_around(self, who: Identity, listing: Listing, position: int) -> None:
+        """Ask for the collection at *position* and whatever follows it that is not known."""
+        key, did = ("mtimes", who, listing.ref), listing.members[position].did
+        flight = self._flights.get(key)
+        if flight is not None:
+            await flight.landed.wait()
+        if self.info_at_hand(who, did) is None:
+            asked = list(islice(self._unknown(who, listing, position), BULK_LIMIT))
+            flight = self._flights.get(key) or self._launch(
+                key, partial(self._learn, who, listing, asked)
+            )
+            await flight.landed.wait()
+            if isinstance(flight.error, Unreachable) and ("info", who, did) not in self._store:
+                _raise_error(flight)
+
+    def _unknown(self, who: Identity, listing: Listing, start: int) -> Iterator[int]:
+        for position in range(start, len(listing)):
+            member = listing.members[position]
+            if member.type is DIDType.FILE:
+                known: object = listing.mtime_ns(position)
+            else:
+                known = self._fresh(("info", who, member.did), None)
+            if known is None:
+                yield position
+
     # --- forgetting ----------------------------------------------------------------------------
 
     def forget(self, did: DID) -> None:
         """Ask again for everything about *did*; also a question on its way does not count."""
+        self._forgotten += 1
         for key in [*self._store, *self._flights]:
             if key[-1] == did:
                 self._drop(key)
 
     def forget_scope(self, scope: str) -> None:
+        self._forgotten += 1
         for key in [*self._store, *self._flights]:
             if key[0] == "scope" and key[-1] == scope:
                 self._drop(key)
 
     def forget_all(self) -> None:
+        self._forgotten += 1
         for key in [*self._store, *self._flights]:
             self._drop(key)
 
@@ -332,7 +386,15 @@ class CachedCatalogue:
 
     async def _learn(self, who: Identity, listing: Listing, positions: list[int]) -> _Entry:
         dids = [listing.members[position].did for position in positions]
-        listing.learn(await self._inner.infos(who, dids), positions)
+        asked_at, forgotten = trio.current_time(), self._forgotten
+        infos = await self._inner.infos(who, dids)
+        listing.learn(infos, positions)
+        if forgotten == self._forgotten:
+            for did, info in infos.items():
+                if info.type is not DIDType.FILE:  # a file's time and size are in the listing
+                    ttl, nbytes = self._info_ttl(info)
+                    entry = _Entry(info, nbytes + _SMALL, asked_at, trio.current_time() + ttl)
+                    self._keep(("info", who, did), entry)
         first = positions[0]
         if listing.mtime_ns(first) is None:
             # bulkmeta leaves out what it does not know; only the single call says "not found".

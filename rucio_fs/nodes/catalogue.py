@@ -146,7 +146,7 @@ class ScopeDir(Dir):
 
     async def children(self, who: Identity) -> Sequence[Entry]:
         listing, ttl = await self._services.catalogue.scope_content(who, self.scope)
-        return _Children(self._services, self, listing, ttl)
+        return _Children(self._services, who, self, listing, ttl)
 
     async def xattr_names(self, who: Identity) -> Sequence[str]:
         return [attributes.PREFIX + "scope"]
@@ -163,21 +163,37 @@ class ScopeDir(Dir):
 
 
 class CollectionDir(Dir):
-    """A container or dataset under one parent."""
+    """A container or dataset under one parent.
 
-    __slots__ = ("_parent", "_services", "did")
+    *seen_in* is the parent's listing it was found in: with it, its neighbours are asked for too.
+    """
 
-    def __init__(self, services: Services, did: DID, parent: ScopeDir | CollectionDir) -> None:
+    __slots__ = ("_parent", "_seen_in", "_services", "did")
+
+    def __init__(
+        self,
+        services: Services,
+        did: DID,
+        parent: ScopeDir | CollectionDir,
+        seen_in: weakref.ref[Listing] | None = None,
+    ) -> None:
         self._services = services
         self.did = did
         self._parent = parent
+        self._seen_in = seen_in
 
     @property
     def key(self) -> Key:
         return (*self._parent.key, *self.did)
 
     async def attr(self, who: Identity) -> Attr:
-        info, ttl = await self._services.catalogue.info(who, self.did)
+        catalogue = self._services.catalogue
+        listing = self._seen_in() if self._seen_in is not None else None
+        position = listing.position(self.did) if listing is not None else None
+        if listing is not None and position is not None:
+            info, ttl = await catalogue.member_info(who, listing, position)
+        else:
+            info, ttl = await catalogue.info(who, self.did)
         return dir_attr(info.mtime_ns, ttl)
 
     async def child(self, who: Identity, filename: str) -> Entry:
@@ -189,7 +205,7 @@ class CollectionDir(Dir):
 
     async def children(self, who: Identity) -> Sequence[Entry]:
         listing, ttl = await self._listing(who)
-        return _Children(self._services, self, listing, ttl)
+        return _Children(self._services, who, self, listing, ttl)
 
     async def _listing(self, who: Identity) -> Known[Listing]:
         ancestor: ScopeDir | CollectionDir = self._parent
@@ -286,6 +302,7 @@ class _Children(Sequence[Entry]):
     """The entries of a listing, each made when it is looked at."""
 
     services: Services
+    who: Identity
     parent: ScopeDir | CollectionDir
     listing: Listing
     ttl: float
@@ -304,7 +321,15 @@ class _Children(Sequence[Entry]):
     def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return _entry(self.services, self.parent, self.listing, index, self.ttl, self._file_ttl)
+        return _entry(
+            self.services,
+            self.who,
+            self.parent,
+            self.listing,
+            index,
+            self.ttl,
+            self._file_ttl,
+        )
 
     def __iter__(self) -> Iterator[Entry]:
         return (self[index] for index in range(len(self)))
@@ -312,26 +337,28 @@ class _Children(Sequence[Entry]):
 
 def _entry(
     services: Services,
+    who: Identity,
     parent: ScopeDir | CollectionDir,
     listing: Listing,
     position: int,
     ttl: float,
     file_ttl: float,
 ) -> Entry:
-    """The member at *position* with what the listing knows of it.
+    """The member at *position* with what is known of it without asking.
 
     Without a known time or size `Attr.ttl` is 0: the kernel has to ask before it shows them.
     """
     member: Member = listing.members[position]
-    mtime_ns = listing.mtime_ns(position)
     node: Any
     if member.type is DIDType.FILE:
+        mtime_ns = listing.mtime_ns(position)
         node = DidFile(services, member.did, listing.ref)
         complete = mtime_ns is not None and member.size is not None
         attr = file_attr(member.size or 0, mtime_ns or 0, file_ttl if complete else 0.0)
     else:
-        node = CollectionDir(services, member.did, parent)
-        attr = dir_attr(mtime_ns or 0, 0.0 if mtime_ns is None else ttl)
+        node = CollectionDir(services, member.did, parent, listing.ref)
+        known = services.catalogue.info_at_hand(who, member.did)
+        attr = dir_attr(0, 0.0) if known is None else dir_attr(known.value.mtime_ns, known.ttl)
     return Entry(listing.filenames[position], node, attr, ttl)
 
 
@@ -344,9 +371,14 @@ async def _member_entry(
     ttl: float,
 ) -> Entry:
     """The same with all attributes, for a lookup of one name."""
+    catalogue = services.catalogue
+    if listing.members[position].type is not DIDType.FILE:
+        info, info_ttl = await catalogue.member_info(who, listing, position, alone=True)
+        entry = _entry(services, who, parent, listing, position, ttl, catalogue.file_ttl)
+        return entry._replace(attr=dir_attr(info.mtime_ns, info_ttl))
     if listing.mtime_ns(position) is None:
-        await services.catalogue.mtime_ns(who, listing, position, alone=True)
-    entry = _entry(services, parent, listing, position, ttl, services.catalogue.file_ttl)
+        await catalogue.mtime_ns(who, listing, position, alone=True)
+    entry = _entry(services, who, parent, listing, position, ttl, catalogue.file_ttl)
     if entry.attr.ttl == 0 and isinstance(entry.node, DidFile):
         return entry._replace(attr=await entry.node.attr(who))
     return entry
