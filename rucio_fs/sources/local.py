@@ -7,6 +7,7 @@ filesystem that takes its time or hangs.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -55,14 +56,21 @@ class LocalSource:
             source = cls(
                 path, os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), size, timeout
             )
-            found = os.fstat(source._fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise Corrupt(f"{path} is not a regular file")
-            if found.st_size != size:
-                raise Corrupt(f"{path} has {found.st_size} bytes, the catalogue says {size}")
+            try:
+                source._check()
+            except BaseException:
+                source.close()  # not by __del__: the traceback holds it as long as it lives
+                raise
             return source
 
         return await _in_thread(open_checked, path, timeout)
+
+    def _check(self) -> None:
+        found = os.fstat(self._fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise Corrupt(f"{self.path} is not a regular file")
+        if found.st_size != self.size:
+            raise Corrupt(f"{self.path} has {found.st_size} bytes, the catalogue says {self.size}")
 
     async def read(self, offset: int, size: int) -> Data:
         """Return the bytes at *offset*; see `Source.read`."""
@@ -99,7 +107,8 @@ class LocalSource:
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # the descriptor is gone all the same
+                os.close(fd)
 
     def __del__(self) -> None:
         # An open that finished after its caller had given up: nobody else knows of this one.
