@@ -28,7 +28,7 @@ from lake.storage import nginx_command, xrootd_command
 from lake.system import program
 from lake.tls import Tls
 
-_PATIENCE = 60.0  # seconds each server may take; the whole takes 5 to 8 on two idle cores
+_PATIENCE = 120.0  # seconds a server may take: 5 for all on two idle cores, 25 at a load of 10
 _POLL = 0.02
 _REPOSITORY = Path(__file__).parent.parent
 

@@ -30,7 +30,7 @@ from lake.rses import RSES, Rse  # noqa: E402
 from lake.server import ACCOUNTS  # noqa: E402
 
 _LIMIT = 10**15  # bytes an account may keep at an RSE; a rule needs a limit to be set at all
-_PATIENCE = 60.0  # seconds until the database must answer
+_PATIENCE = 120.0  # seconds until the database must answer
 
 
 def await_database() -> None:

@@ -11,7 +11,7 @@ import requests
 from lake import Lake
 
 _T = TypeVar("_T")
-_PATIENCE = 30.0  # seconds a rule may take; 1 to 2 are usual
+_PATIENCE = 60.0  # seconds a rule may take; 1 to 2 are usual
 
 
 class Rest:

@@ -20,12 +20,12 @@ from lake.processes import Server, is_running, launch, stop
 
 pytestmark = pytest.mark.lake
 
-_PATIENCE = 20.0  # seconds for anything waited for here
+_PATIENCE = 60.0  # seconds for anything waited for here
 
 
 def _lake(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "lake", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110)
     if check:
         assert done.returncode == 0, done.stderr
     return done
@@ -293,7 +293,7 @@ def test_a_closed_null_device_is_repaired_for_the_servers(place: Path, tmp_path:
     options = "--free-ports --no-samples --no-daemons"
     script = f'mount --bind {null} /dev/null && exec "$0" -m lake up -d {place} {options}'
     command = ["unshare", "-m", "--propagation", "private", "sh", "-ec", script, sys.executable]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     assert Lake.load(place).is_up()
 
