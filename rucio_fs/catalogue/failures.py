@@ -115,8 +115,8 @@ class RucioSays(Exception):
 class Busy(Unreachable):
     """Rucio, or what stands before it, asks to be left alone for *retry_after* seconds."""
 
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)  # alone in `args`: the cache makes copies from those
         self.retry_after = retry_after
 
 
