@@ -144,8 +144,8 @@ def translate(exc: Exception, asked: str, host: str) -> RucioFsError:
         return UsageError(one_line(str(exc)))
     if isinstance(exc, requests.RequestException | urllib3.exceptions.HTTPError):
         return Unreachable(f"{host} {_reason(exc)} ({asked})")
-    if isinstance(exc, FileNotFoundError | IsADirectoryError | PermissionError):
-        return UsageError(one_line(str(exc)))  # certificates, keys: requests names the path
+    if isinstance(exc, OSError) and (exc.errno is None or exc.filename is not None):
+        return UsageError(one_line(str(exc)))  # a certificate or key; requests gives no errno
     if isinstance(exc, OSError):
         return Unreachable(f"{host} {_reason(exc)} ({asked})")
     if isinstance(exc, KeyError | TypeError | ValueError):  # rows without what rows have
@@ -179,7 +179,9 @@ def _ours(cls: object) -> type[RucioFsError] | None:
 def _is_timeout(exc: Exception) -> bool:
     # requests tells a timeout between two pieces of a body as a plain ConnectionError.
     kinds = (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
-    return any(isinstance(cause, kinds) for cause in _causes(exc))
+    no_host = urllib3.exceptions.NewConnectionError  # a timeout by inheritance only
+    causes = _causes(exc)
+    return any(isinstance(cause, kinds) and not isinstance(cause, no_host) for cause in causes)
 
 
 def _reason(exc: Exception) -> str:
