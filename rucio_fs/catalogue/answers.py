@@ -59,7 +59,10 @@ def rows(response: requests.Response, check_deadline: Callable[[], None]) -> Ite
             # One call of the parser for a block is N times as fast as one for each line.
             lines = (rest + head).split(b"\n")
             rest = tail
-            yield from _parse(b"[" + b",".join(line for line in lines if line) + b"]")
+            parsed = _parse(b"[" + b",".join(line for line in lines if line) + b"]")
+            if not all(type(row) is dict for row in parsed):
+                raise BadAnswer("sends rows of another kind")
+            yield from parsed
         if rest:
             raise BadAnswer("cut its answer within a row")
     finally:

@@ -20,6 +20,13 @@ _TYPES = {kind.value: kind for kind in DIDType}
 _MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
 
 
+def scopes(answer: Any) -> list[str]:
+    """The document of list_scopes, sorted.  Raises: TypeError"""
+    if not isinstance(answer, list) or not all(isinstance(scope, str) for scope in answer):
+        raise TypeError("not a list of scopes")
+    return sorted(answer)
+
+
 def members(rows: Iterable[Row]) -> Iterator[Member]:
     """Rows of list_content, of a scope's listing or of a search, one by one.
 
@@ -36,7 +43,7 @@ def members(rows: Iterable[Row]) -> Iterator[Member]:
 
 
 def did_info(row: Row) -> DIDInfo:
-    """A row of get_metadata with the plugin DID_COLUMN."""
+    """A row of get_metadata with the plugin DID_COLUMN.  Raises: KeyError, TypeError"""
     is_open = bool(row["is_open"])
     return DIDInfo(
         did=DID(row["scope"], row["name"]),
@@ -70,8 +77,13 @@ def file_replicas(row: Row) -> FileReplicas:
     )
 
 
-def metadata(row: Row) -> dict[str, str]:
-    """User-defined metadata as text: strings as they are, all else as JSON."""
+def metadata(row: Any) -> dict[str, str]:
+    """User-defined metadata as text: strings as they are, all else as JSON.
+
+    Raises: TypeError
+    """
+    if not isinstance(row, dict):
+        raise TypeError("not a mapping")
     return {
         key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for key, value in row.items()

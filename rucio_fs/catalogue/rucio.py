@@ -67,9 +67,10 @@ class RucioCatalogue:
         self._clients.close()
 
     async def scopes(self, who: Identity) -> Sequence[str]:
-        return await self._ask(
-            who, "the list of scopes", lambda client: sorted(client.list_scopes())
-        )
+        def question(client: RucioClient) -> list[str]:
+            return rows.scopes(client.list_scopes())
+
+        return await self._ask(who, "the list of scopes", question)
 
     async def scope_content(self, who: Identity, scope: str) -> Listing:
         def question(client: RucioClient) -> Listing:
