@@ -262,9 +262,13 @@ def test_headers_of_the_answer(proxy: FaultProxy) -> None:
 def test_headers_of_the_request(proxy: FaultProxy, upstream: Upstream) -> None:
     proxy.add(Fault(DropHeader("user-agent", on="request")))
     proxy.add(Fault(ReplaceHeader("X-New", "1", on="request")))
-    get(proxy)
+    proxy.add(Fault(DropHeader("X-Rucio-Auth-Token", on="request")))
+    answer = get(proxy)
     assert "User-Agent" not in upstream.headers[-1]
     assert upstream.headers[-1]["X-New"] == "1"
+    # The answer's own headers are left alone.
+    assert answer.headers["X-Rucio-Auth-Token"] == "secret"
+    assert "X-New" not in answer.headers
 
 
 def test_faults_add_up(proxy: FaultProxy) -> None:
@@ -307,6 +311,16 @@ def test_close_lets_go_of_everybody_within_a_second(upstream: Upstream, action: 
         thread.join(5)
     assert len(errors) == 5
     assert not any(thread.name.startswith("fault-proxy") for thread in threading.enumerate())
+
+
+def test_close_does_not_wait_for_an_upstream_that_is_slow(upstream: Upstream) -> None:
+    proxy = FaultProxy(upstream.url).start()
+    with requests.get(proxy.url + "/gated", stream=True, timeout=10) as answer:
+        start = time.monotonic()
+        proxy.close()
+        assert time.monotonic() - start < 1.0
+        with pytest.raises(requests.ConnectionError):
+            assert answer.content
 
 
 def test_waiting_ends_with_a_timeout(proxy: FaultProxy) -> None:

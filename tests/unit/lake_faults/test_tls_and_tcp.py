@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 
@@ -141,17 +142,37 @@ def test_the_tunnel_refuses(tunnel: FaultProxy, tls: Tls) -> None:
     assert get(tunnel, tls).content == PLAIN
 
 
-def test_a_half_closed_client_still_gets_its_answer(upstream: Upstream) -> None:
-    with (
-        FaultProxy(upstream.url.replace("http:", "tcp:")) as tunnel,
-        socket.create_connection(("127.0.0.1", tunnel.port), 10) as sock,
-    ):
-        sock.sendall(b"GET /close HTTP/1.1\r\nHost: x\r\n\r\n")
-        sock.shutdown(socket.SHUT_WR)
-        answer = b""
-        while data := sock.recv(65536):
-            answer += data
-        assert answer.endswith(PLAIN)
+def test_the_tunnel_refuses_the_nth(upstream: Upstream) -> None:
+    with FaultProxy(upstream.url.replace("http:", "tcp:")) as tunnel:
+        tunnel.add(Fault(Refuse(), nth=3))
+        url = tunnel.url.replace("tcp:", "http:") + "/plain"
+        assert [requests.get(url, timeout=10).status_code for _ in range(2)] == [200, 200]
+        with pytest.raises(requests.ConnectionError):
+            requests.get(url, timeout=10)
+        assert requests.get(url, timeout=10).status_code == 200
+
+
+def test_a_half_closed_client_still_gets_its_answer() -> None:
+    def answer_at_the_end(listener: socket.socket) -> None:
+        peer, _ = listener.accept()
+        with peer:
+            question = b""
+            while data := peer.recv(4096):
+                question += data
+            peer.sendall(question.upper())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer_at_the_end, args=(listener,))
+        thread.start()
+        with (
+            FaultProxy(f"tcp://127.0.0.1:{listener.getsockname()[1]}") as tunnel,
+            socket.create_connection(("127.0.0.1", tunnel.port), 10) as sock,
+        ):
+            sock.sendall(b"question")
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(4096) == b"QUESTION"
+            assert sock.recv(4096) == b""
+        thread.join()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from lake.fts.client import FtsControl, FtsControlError, Injection, Kind
-from tests.unit.lake_fts.conftest import CONTENT, Fts, StartFts, transfer
+from tests.unit.lake_fts.conftest import CONTENT, Fts, StartFts, StartStorage, transfer
 from tests.unit.lake_fts.storage import Storage
 
 ROOT = Path(__file__).parents[3]
@@ -45,10 +45,11 @@ def test_fail_matches_the_source_too_and_lasts(fts: Fts, source: Storage, target
 
 
 @pytest.mark.parametrize("mode", ["stream", "tpc"])
+@pytest.mark.parametrize("kind", ["XrootD", "nginx"])
 def test_corruption_is_found(
-    start_fts: StartFts, source: Storage, target: Storage, mode: str
+    start_fts: StartFts, source: Storage, storage: StartStorage, mode: str, kind: str
 ) -> None:
-    fts = start_fts("tpc" if mode == "tpc" else "stream")
+    fts, target = start_fts("tpc" if mode == "tpc" else "stream"), storage(kind)
     fts.control.corrupt(times=1)
     state, reason = send(fts, source, target)
     assert (state, reason[:35]) == ("FAILED", "DESTINATION [5] CHECKSUM MISMATCH: ")
