@@ -13,7 +13,7 @@ from lake import layout, ports, state
 from lake.errors import LakeError
 from lake.install import node_modules, server_python
 from lake.namespaces import check_allowed
-from lake.processes import Server, is_running, stop
+from lake.processes import Server, is_running, stop, uninterrupted
 from lake.rses import BY_NAME, TOKENS
 from lake.server import RucioServer
 from lake.starting import Starter
@@ -86,7 +86,8 @@ class Lake:
                 fresh.save()  # from here on down() knows what to remove, whatever happens to us
                 Starter(fresh).run()
             except BaseException:
-                _end(fresh)
+                with uninterrupted():  # an impatient second Ctrl-C would leave servers behind
+                    _end(fresh)
                 raise
         return cls(fresh)
 

@@ -20,7 +20,7 @@ from lake.database import Database
 from lake.errors import LakeError
 from lake.install import cache, node_modules, server_python
 from lake.ports import HOST, is_listening
-from lake.processes import Server, is_running, launch
+from lake.processes import Server, is_running, launch, uninterrupted
 from lake.rses import RSES, TOKENS
 from lake.server import RucioServer
 from lake.state import State
@@ -179,16 +179,17 @@ class Starter:
         url: str | None = None,
         cwd: Path | None = None,
     ) -> Server:
-        server = launch(
-            name,
-            command,
-            url=url or (f"{HOST}:{port}" if port else "-"),
-            directory=cwd or self._run,
-            log=self._log / f"{name}.log",
-            environment=self._environment,
-        )
-        self._state.servers.append(server)
-        self._state.save()
+        with uninterrupted():
+            server = launch(
+                name,
+                command,
+                url=url or (f"{HOST}:{port}" if port else "-"),
+                directory=cwd or self._run,
+                log=self._log / f"{name}.log",
+                environment=self._environment,
+            )
+            self._state.servers.append(server)
+            self._state.save()
         if is_ready is None and port is not None:
             is_ready = lambda: is_listening(port)  # noqa: E731
         if is_ready is not None:
