@@ -129,6 +129,8 @@ def main() -> None:
         filler.add_files("loose", loose, None, rses)
         filler.add_collection(BIG, DIDType.DATASET, big)
         filler.add_files("b", big, BIG, rses)
+        # Without statistics PostgreSQL scans whole tables: a bulkmeta takes 1.7 s, not 0.25.
+        session.connection().exec_driver_sql("ANALYZE")
     print(f"filled {scope_name} in {time.monotonic() - start:.1f} s")
 
 
