@@ -74,6 +74,7 @@ class CachedCatalogue:
         self._store: LRUCache[Key, _Entry] = LRUCache(config.size, getsizeof=lambda e: e.nbytes)
         self._flights: dict[Key, _Flight] = {}
         self._forgotten = 0  # how often somebody asked to forget something
+        self._is_ending = False
         self.health = Health()
 
     @property
@@ -175,12 +176,13 @@ class CachedCatalogue:
             listing.learn({did: (await self.info(who, did)).value}, [position])
         while (mtime_ns := listing.mtime_ns(position)) is None:
             key = ("mtimes", who, listing.ref)
-            asked = listing.without_mtime(position)
-            flight = self._flights.get(key) or self._launch(
-                key, partial(self._learn, who, listing, asked)
+            joined = self._flights.get(key)
+            flight = joined or self._launch(
+                key, partial(self._learn, who, listing, listing.without_mtime(position))
             )
             await flight.landed.wait()
-            _raise_error(flight)
+            if joined is None or not isinstance(flight.error, NotFound):
+                _raise_error(flight)  # not found is the member it was launched for, no other
         return mtime_ns
 
     async def _learn_around(self, who: Identity, listing: Listing, position: int) -> None:
@@ -229,7 +231,8 @@ class CachedCatalogue:
             self._drop(key)
 
     def stop(self) -> None:
-        """The mount ends: whoever waits for an answer is told so at once."""
+        """The mount ends: whoever waits for an answer, or would, is told so at once."""
+        self._is_ending = True
         for flight in self._flights.values():
             flight.error = Unreachable("the mount is ending")
             flight.landed.set()
@@ -293,6 +296,10 @@ class CachedCatalogue:
         return entry
 
     def _launch(self, key: Key, fetch: Callable[[], Awaitable[_Entry]]) -> _Flight:
+        if self._is_ending:
+            flight = _Flight(error=Unreachable("the mount is ending"))
+            flight.landed.set()
+            return flight
         flight = self._flights[key] = _Flight()
         self._nursery.start_soon(self._fly, key, flight, fetch)
         return flight
@@ -340,7 +347,8 @@ class CachedCatalogue:
             value: Any = await fetch()
             ttl, nbytes = ttl_and_bytes(value)
         except NotFound as exc:
-            value, ttl, nbytes = exc, self._config.missing_ttl, _SMALL
+            # A copy: the original's traceback would keep the whole conversation in memory.
+            value, ttl, nbytes = NotFound(*exc.args), self._config.missing_ttl, _SMALL
         return _Entry(value, nbytes + _SMALL, asked_at, trio.current_time() + ttl)
 
     # --- what the kinds need -------------------------------------------------------------------
