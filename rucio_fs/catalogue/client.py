@@ -216,6 +216,8 @@ class RucioClient(AccountClient, DIDClient, ReplicaClient, ScopeClient):  # type
         )
         try:
             answers.check(response, is_login=is_login)
+            if is_login:
+                _ = response.content  # BaseClient reads only the headers; the connection is kept
         except BaseException:
             response.close()
             raise

@@ -13,6 +13,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+TEMPORARY = Path("/tmp")  # by the standard, whatever TMPDIR says
+
 
 def sources(token_file: Path) -> list[tuple[str, str]]:
     """Every place in order of preference, with the token in it ("" if there is none)."""
@@ -21,7 +23,7 @@ def sources(token_file: Path) -> list[tuple[str, str]]:
     files = [
         os.environ.get("BEARER_TOKEN_FILE"),
         os.environ.get("XDG_RUNTIME_DIR") and f"{os.environ['XDG_RUNTIME_DIR']}/{name}",
-        f"/tmp/{name}",
+        str(TEMPORARY / name),
         str(token_file),
     ]
     return found + [(file, read_token(Path(file))) for file in files if file]

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rucio.client.baseclient import BaseClient
 
-from rucio_fs.catalogue import retrying
+from rucio_fs.catalogue import retrying, tokens
 from rucio_fs.catalogue.rucio import RucioCatalogue
 from rucio_fs.config import RucioConfig
 from rucio_fs.errors import Unreachable
@@ -21,6 +22,9 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     for name in ("RUCIO_CONFIG", "RUCIO_AUTH_TYPE", "RUCIO_ACCOUNT", "BEARER_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("BEARER_TOKEN_FILE", raising=False)
+    # Tokens of the person who runs the tests are none of theirs.
+    monkeypatch.setattr(tokens, "TEMPORARY", tmp_path)
+    monkeypatch.setattr(BaseClient, "TOKEN_PATH_PREFIX", f"{tmp_path}/.rucio_")
     runtime = tmp_path / "runtime"
     runtime.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))

@@ -65,6 +65,7 @@ BROKEN = {
     "neither length nor chunks": answer(LINES, kind=STREAM, length=None),
     "no JSON": answer(LINES + b"oops\n", kind=STREAM),
     "a login page": answer(HTML, kind="text/html"),
+    "an empty page": answer(b"", kind="text/html"),
     "a page without a type": answer(HTML, kind=None),
     "rows of another kind": stream({"hello": "world"}),
     "a list": stream([1, 2]),

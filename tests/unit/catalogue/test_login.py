@@ -295,6 +295,16 @@ async def test_no_token_is_logged(
         assert secret not in caplog.text + str(caught.value)
 
 
+def test_rucio_clients_log_nothing(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At DEBUG they log OIDC tokens and SSH challenges; all else they log is raised as well."""
+    from rucio_fs.catalogue.client import RucioClient
+
+    monkeypatch.setenv("RUCIO_AUTH_TYPE", "gss")
+    client = RucioClient(host=server.url, auth_host=server.url, account="ann", timeout=1.0)
+    assert not client.logger.isEnabledFor(logging.CRITICAL)
+    client.session.close()
+
+
 async def test_no_token_follows_a_redirect_to_another_host(server: Server, make: Make) -> None:
     with Server().running() as other:
         other.on("/scopes/", answer("[]"))
