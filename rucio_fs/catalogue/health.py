@@ -30,7 +30,8 @@ class Health:
     def failed(self, reason: Exception) -> None:
         if self.trouble is None:
             self.trouble_since = time.time()
-            log.warning("Rucio does not answer; what is cached is served: %s", reason)
+            if self.answered_at is not None:  # else nothing is cached, and nothing mounted yet
+                log.warning("Rucio does not answer; what is cached is served: %s", reason)
         self.trouble = str(reason)
 
     def counts(self) -> dict[str, Any]:
