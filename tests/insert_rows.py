@@ -2,7 +2,8 @@
 
     python -m tests.insert_rows < plan.json     (with the lake's Rucio; `tests.direct` calls it)
 
-Rows only: no rules, no locks, no bytes.  ``{"hide": SCOPE}`` takes a scope out of sight again.
+Rows only: no rules, no locks, no bytes.  ``{"hide": SCOPE}`` takes a scope out of sight again,
+``{"revoke": [TOKEN, ...]}`` ends tokens (Rucio's cache knows them still).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rucio.core import scope as core_scope
 from rucio.core.rse import get_rse_id
 from rucio.db.sqla import models
 from rucio.db.sqla.constants import DIDAvailability, DIDType, ReplicaState, ScopeStatus
-from sqlalchemy import insert, update
+from sqlalchemy import delete, insert, update
 
 Row = dict[str, Any]
 
@@ -101,7 +102,7 @@ def _tables(plan: Row, session: Any) -> dict[Any, list[Row]]:
 
 
 def main() -> None:
-    """Insert, or hide, in one transaction."""
+    """Insert, hide or revoke, in one transaction."""
     plan = json.load(sys.stdin)
     with base.writing() as session:
         if "hide" in plan:
@@ -110,6 +111,9 @@ def main() -> None:
                 .where(models.Scope.scope == base.scope(plan["hide"]))
                 .values(status=ScopeStatus.DELETED)
             )
+            return
+        if "revoke" in plan:
+            session.execute(delete(models.Token).where(models.Token.token.in_(plan["revoke"])))
             return
         core_scope.add_scope(base.scope(plan["scope"]), base.account("root"), session=session)
         for model, rows in _tables(plan, session).items():
