@@ -19,11 +19,11 @@ import pyfuse3
 import trio
 
 from rucio_fs.did import Identity
-from rucio_fs.errors import NameTooLong, NotFound, NotOffered, ReadOnly, RucioFsError
+from rucio_fs.errors import NameTooLong, NoAttribute, NotOffered, ReadOnly, RucioFsError
 from rucio_fs.filenames import MAX_BYTES
 from rucio_fs.handles import HandleTable, OpenDir
 from rucio_fs.inodes import InodeTable
-from rucio_fs.nodes.base import Attr, Dir, Node
+from rucio_fs.nodes.base import Attr, Dir, Entry, Node
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -99,7 +99,9 @@ class Operations(pyfuse3.Operations):
         filename = self._filename(name)
         parent = self.inodes.dir(parent_inode)
         found = await parent.child(self._identity(ctx), filename)
-        return self._entry(self.inodes.ref(found.node), found.attr, found.ttl)
+        entry = self._entry(0, found.attr, found.ttl)
+        entry.st_ino = pyfuse3.InodeT(self.inodes.ref(found.node))  # last: it has to be told
+        return entry
 
     @handler
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
@@ -108,7 +110,10 @@ class Operations(pyfuse3.Operations):
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, nlookup in inode_list:
-            self.inodes.forget(ino, nlookup)
+            try:
+                self.inodes.forget(ino, nlookup)
+            except Exception:
+                log.exception("bug in forget(%d, %d)", ino, nlookup)
 
     @handler
     async def setattr(
@@ -147,19 +152,29 @@ class Operations(pyfuse3.Operations):
             here = self._fill(self._scratch, self.inodes.number(opened.node), _DOT_ATTR, 0.0)
             if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(dots), here, position):
                 return
-        entries = opened.entries
-        for index in range(position - _DOTS, len(entries)):
-            filename, node, attr, ttl = entries[index]
-            # atomic: a reference is counted only if the entry goes out
-            ino = self.inodes.ref(node)
-            if not pyfuse3.readdir_reply(
-                token,
-                pyfuse3.FileNameT(os.fsencode(filename)),
-                self._fill(self._scratch, ino, attr, ttl),
-                index + _DOTS + 1,
-            ):
+        self._show(token, opened.entries, position - _DOTS)
+
+    def _show(self, token: pyfuse3.ReaddirToken, entries: Sequence[Entry], start: int) -> None:
+        """Fill the reply with *entries* from *start* on, as many as it takes."""
+        # atomic: references are counted only for the entries that go out
+        counted: list[int] = []
+        try:
+            for index in range(start, len(entries)):
+                filename, node, attr, ttl = entries[index]
+                ino = self.inodes.ref(node)
+                counted.append(ino)
+                if not pyfuse3.readdir_reply(
+                    token,
+                    pyfuse3.FileNameT(os.fsencode(filename)),
+                    self._fill(self._scratch, ino, attr, ttl),
+                    index + _DOTS + 1,
+                ):
+                    self.inodes.forget(counted.pop(), 1)
+                    return
+        except Exception:
+            for ino in counted:  # the kernel gets the error and none of them
                 self.inodes.forget(ino, 1)
-                return
+            raise
 
     @handler
     async def releasedir(self, fh: int) -> None:
@@ -346,7 +361,8 @@ class OperationsWithXattrs(Operations):
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         if not name.startswith(_OURS):
-            raise NotFound(os.fsdecode(name))
+            kind = NoAttribute if name.startswith(_USER_PREFIX) else NotOffered
+            raise kind(f"{os.fsdecode(name)} is not kept here")
         raise ReadOnly(f"{os.fsdecode(name)} cannot be removed")
 
 
