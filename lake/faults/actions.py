@@ -38,7 +38,8 @@ class Stall:
 class Reset:
     """Send *after_bytes* of the answer, then a TCP RST; None: RST instead of any answer.
 
-    With None the upstream is not asked; at TCP level the client's first bytes are awaited.
+    The bytes before it are sent but not sure to be read: a RST discards what waits in the client's
+    kernel.  With None the upstream is not asked; at TCP level the client's first bytes are awaited.
     """
 
     after_bytes: int | None = None

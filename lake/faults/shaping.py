@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from lake.faults.table import Handle
 
 
+_READING_TIME = 0.02
+
+
 class ClientGoneError(Exception):
     """The client closed while it was kept waiting."""
 
@@ -69,6 +72,10 @@ async def shape(
         while stops and stops[0][0] <= position:
             _, handle = stops.pop(0)
             action = handle.fault.action
+            if isinstance(action, Reset):
+                # A RST makes the client's kernel throw away what the client has not read yet
+                # (seen, Linux 6.18), and nothing tells when it has: give it a moment.
+                await asyncio.sleep(_READING_TIME)
             if isinstance(action, Cut | Reset):
                 raise EndedError(action)
             await hold(handle, gone)

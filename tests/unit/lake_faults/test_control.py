@@ -108,11 +108,13 @@ def test_the_command_line(upstream: Upstream) -> None:
         text=True,
     )
     with process:
-        assert process.stdout is not None
-        url, control_url = process.stdout.readline().strip(), process.stdout.readline().strip()
-        control = FaultControl(control_url)
-        assert requests.get(url + "/plain", timeout=10).content == PLAIN
-        control.add(Fault(Status(503)))
-        assert requests.get(url + "/plain", timeout=10).status_code == 503
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
+        try:
+            assert process.stdout is not None
+            url, control_url = (process.stdout.readline().strip() for _ in range(2))
+            control = FaultControl(control_url)
+            assert requests.get(url + "/plain", timeout=10).content == PLAIN
+            control.add(Fault(Status(503)))
+            assert requests.get(url + "/plain", timeout=10).status_code == 503
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0

@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import threading
 import zlib
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -101,15 +102,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         storage = self.server.storage
-        if not self._may():
-            self.close_connection = True
-            return
         storage.put_begun.set()
         if storage.put_gate is not None:
             storage.put_gate.wait(30)
         length = int(self.headers["Content-Length"])
+        # Before any refusal: closing on unread bytes would reset the client and lose the answer.
         content = self.rfile.read(length)
-        if len(content) == length:
+        if self._may() and len(content) == length:
             storage.files[self.path] = content[: length - storage.swallow]
             self._reply(201)
 
@@ -124,11 +123,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         target = urlsplit(self.headers["Destination"])
         token = self.headers.get("TransferHeaderAuthorization")
-        connection = http.client.HTTPConnection(str(target.hostname), target.port, timeout=10)
         headers = {"Authorization": token} if token else {}
-        connection.request("PUT", target.path, self.server.storage.files[self.path], headers)
-        status = connection.getresponse().status
-        connection.close()
+        content = self.server.storage.files[self.path]
+        with closing(http.client.HTTPConnection(str(target.hostname), target.port)) as connection:
+            connection.request("PUT", target.path, content, headers)
+            status = connection.getresponse().status
         end = b"success: Created" if status == 201 else b"failure: remote said %d" % status
         self._reply(201, b"Perf Marker\nTimestamp: 1\nEnd\n" + end)
 
