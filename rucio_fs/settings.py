@@ -201,14 +201,11 @@ def from_options(
 def _nearest(name: str, known: Iterable[str]) -> str:
     """End of a message about the unknown *name*: the key that was probably meant."""
     candidates = sorted(known)
-    last = name.rpartition(".")[2]
-    same = [key for key in candidates if key.rpartition(".")[2] == last]  # in another section
-    near = same or difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-    if not near:
-        lasts = {key.rpartition(".")[2]: key for key in candidates}
-        near = [lasts[key] for key in difflib.get_close_matches(last, lasts, n=1, cutoff=0.5)]
+    # The section is left out: a key is more often in the wrong one than misspelt.
+    lasts = {key.rpartition(".")[2]: key for key in candidates}
+    near = difflib.get_close_matches(name.rpartition(".")[2], lasts, n=1, cutoff=0.5)
     if near:
-        return f"; did you mean {near[0]!r}?"
+        return f"; did you mean {lasts[near[0]]!r}?"
     if len(candidates) > 10:  # a message is one line
         return "; docs/CONFIGURATION.md lists what there is"
     return f"; there are {', '.join(candidates)}"

@@ -285,6 +285,7 @@ def test_short_names_are_settings_and_not_generic_options() -> None:
         ("[cache]\nsise = 1", "unknown key 'cache.sise'; did you mean 'cache.size'?"),
         ("[cahce]\nsize = 1", "unknown section [cahce]; did you mean 'cache'?"),
         ("[mount]\naccount = 'x'", "'mount.account'; did you mean 'rucio.account'?"),
+        ("[mount]\nrse = 'X'", "'mount.rse'; did you mean 'site.rse'?"),
         ("size = 1", "unknown key 'size'; did you mean 'cache.size'?"),
         ("cache = 1", "cache is a section; write [cache]"),
         ("[cache]\nsize = '12 parsecs'", "cache.size = '12 parsecs' is not a size"),
@@ -389,6 +390,12 @@ def test_two_mountpoints_never_share_a_log(one: Path, other: Path) -> None:
     first, second = (default_log_file(path, {"HOME": "/h"}) for path in (one, other))
     assert (first == second) == (one == other)
     assert len(os.fsencode(first.name)) <= 255
+
+
+def test_the_log_of_a_very_long_mountpoint_has_a_name_the_kernel_takes() -> None:
+    one, other = (default_log_file(Path("/", "-" * 200, end), {"HOME": "/h"}) for end in "ab")
+    assert one != other
+    assert len(one.name) <= 255
 
 
 # --- the document ------------------------------------------------------------------------------
