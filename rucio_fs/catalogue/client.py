@@ -150,7 +150,7 @@ class RucioClient(AccountClient, DIDClient, ReplicaClient, ScopeClient):  # type
     def _send_request(
         self,
         url: str,
-        method: Any = "GET",
+        method: Any = None,
         headers: dict[str, str] | None = None,
         data: Any = None,
         params: Any = None,
@@ -159,12 +159,13 @@ class RucioClient(AccountClient, DIDClient, ReplicaClient, ScopeClient):  # type
         cert: Any = None,
         auth: Any = None,
         verify: Any = None,
+        type_: str = "GET",  # what rucio-clients 38 calls the method
     ) -> requests.Response:
         """Send one request, and after a login once more if the token is not accepted.
 
         Only CannotAuthenticate asks for a login: other refusals are 401 too.
         """
-        verb = str(getattr(method, "value", method))
+        verb = str(getattr(method, "value", method) or type_)
         options = {"data": data, "params": params, "cert": cert, "auth": auth, "verify": verify}
         if get_token:
             return self._request(verb, url, headers, options, is_login=True)

@@ -100,8 +100,9 @@ class RucioCatalogue:
             return {}
 
         def question(client: RucioClient) -> dict[DID, DIDInfo]:
-            infos = map(rows.did_info, client.get_metadata_bulk([did._asdict() for did in dids]))
-            return {info.did: info for info in infos}
+            # The plugin is named because rucio-clients before 41 takes another by default.
+            found = client.get_metadata_bulk([did._asdict() for did in dids], plugin="DID_COLUMN")
+            return {info.did: info for info in map(rows.did_info, found)}
 
         return await self._ask(who, f"{dids[0]} and {len(dids) - 1} more", question)
 
