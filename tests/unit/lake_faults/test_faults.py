@@ -155,7 +155,7 @@ def test_reset_comes_in_the_middle(
     connection.request("GET", path)
     assert connection.sock is not None
     got = b""
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError):  # noqa: PT012
         while data := connection.sock.recv(65536):
             got += data
     # Nothing beyond; less if the reset was faster than this test.
