@@ -14,7 +14,8 @@ from typing import Any, overload
 
 from rucio_fs import filenames
 from rucio_fs.catalogue.base import Listing
-from rucio_fs.catalogue.cache import CachedCatalogue, Known
+from rucio_fs.catalogue.cache import CachedCatalogue
+from rucio_fs.catalogue.memory import Known
 from rucio_fs.did import DID, DIDType, Identity, Member
 from rucio_fs.errors import BadName, Loop, NotFound
 from rucio_fs.nodes import attributes
