@@ -60,7 +60,7 @@ def decode(filename: str) -> str:
 
 def encode_foreign(did: DID) -> str:
     """Filename of *did* in a directory of another scope where its plain name is taken."""
-    return _shorten(f"{encode(did.scope)}:{encode(did.name)}", str(did))
+    return _shorten(f"{encode(did.scope)}:{encode(did.name)}", "\0".join(did))
 
 
 def split_foreign(filename: str) -> DID | None:
