@@ -34,7 +34,7 @@ def clean_environment(**more: str) -> dict[str, str]:
 class Mount:
     """A mount served by a process of its own, from construction until `close`.
 
-    *options* are those of ``-o``.  `stderr` is the server's log.
+    *options* are those of ``-o``, *module* is the program.  `log` has what it says.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Mount:
         *,
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        module: str = "rucio_fs",
     ) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="rucio-fs-test-")
         base = Path(self._temporary.name)
@@ -52,7 +53,8 @@ class Mount:
         self.path.mkdir(exist_ok=True)
         self.log = base / "log"
         arguments = [f"{key}={_text(value)}" for key, value in (options or {}).items()]
-        command = [sys.executable, "-bb", "-m", "rucio_fs", "mount", "--foreground"]
+        # Not -bb: pyfuse3 itself compares bytes with text when an attribute of the root is set.
+        command = [sys.executable, "-b", "-m", module, "mount", "--foreground"]
         command += ["--rucio-config", str(rucio_config)]
         for argument in arguments:
             command += ["-o", argument]
@@ -89,12 +91,20 @@ class Mount:
         return self.log.read_text(errors="replace")
 
     def warnings(self) -> list[str]:
-        """Lines of the log from WARNING on."""
+        """Lines of the log from WARNING on, and where bytes are taken for text."""
         return [
             line
             for line in self.log_text().splitlines()
             if any(level in line for level in (" WARNING ", " ERROR ", " CRITICAL ", "Traceback"))
+            or ("BytesWarning" in line and "rucio_fs/" in line)
         ]
+
+    def wait_for_log(self, text: str, since: int = 0) -> None:
+        """Wait until *text* is in the log, past its first *since* characters."""
+        deadline = time.monotonic() + DEADLINE
+        while text not in self.log_text()[since:]:
+            assert time.monotonic() < deadline, f"{text!r} is not in:\n{self.log_text()}"
+            time.sleep(0.01)  # polls a file
 
     # --- clients -------------------------------------------------------------------------------
 
