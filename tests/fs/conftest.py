@@ -84,7 +84,7 @@ async def world(
             ".rucio": ControlDir(".rucio", control, EPOCH_NS),
         },
     )
-    operations = OperationsWithXattrs(root, Presentation(UID, GID, umask=0o002), MY)
+    operations = OperationsWithXattrs(root, Presentation(UID, GID), MY)
     kernel = Kernel(operations)
     yield World(rucio, failing, cache, services, operations, kernel, storage)
     await kernel.forget_everything()

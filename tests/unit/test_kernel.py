@@ -1,0 +1,50 @@
+"""The settings of a mount that lie in the kernel's files."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rucio_fs import kernel
+
+HERE = Path("/mnt/here")
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "bdi" / "0:57").mkdir(parents=True)
+    (tmp_path / "connections" / "57").mkdir(parents=True)
+    monkeypatch.setattr(kernel, "_BDI", tmp_path / "bdi")
+    monkeypatch.setattr(kernel, "_CONNECTIONS", tmp_path / "connections")
+    mount = SimpleNamespace(device="0:57")
+    monkeypatch.setattr(kernel, "find", lambda path: mount if path == HERE else None)
+    return tmp_path
+
+
+def test_read_ahead_is_in_kib_and_of_this_mount(files: Path) -> None:
+    kernel.set_read_ahead(HERE, 1 << 20)
+    assert (files / "bdi" / "0:57" / "read_ahead_kb").read_text() == "1024\n"
+
+
+def test_requests_in_the_background(files: Path) -> None:
+    kernel.set_max_background(HERE, 99)
+    assert (files / "connections" / "57" / "max_background").read_text() == "99\n"
+
+
+def test_no_mount_no_setting(files: Path) -> None:
+    kernel.set_read_ahead(Path("/else"), 1 << 20)
+    kernel.set_max_background(Path("/else"), 99)
+    assert [path for path in files.rglob("*") if path.is_file()] == []
+
+
+def test_what_may_not_be_set_stays(files: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without root; it costs speed and nothing else."""
+    (files / "bdi" / "0:57").rmdir()
+    with caplog.at_level(logging.INFO, "rucio_fs"):
+        kernel.set_read_ahead(HERE, 1 << 20)
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert "read_ahead_kb stays as it is" in record.getMessage()

@@ -1,0 +1,167 @@
+"""From a DID to its bytes: what is tried, in which order, and what is told in the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from rucio_fs.availability import Arriving, Elsewhere, Local, Site
+from rucio_fs.catalogue.cache import CachedCatalogue
+from rucio_fs.config import CacheConfig
+from rucio_fs.errors import Corrupt, NoReplica, NotFound, NotYetHere, TooSlow, Unreachable
+from rucio_fs.opening import Opener
+from rucio_fs.sources.local import LocalSource
+from tests.fakes import MY, FakeCatalogue, did
+
+F = did("s:f")
+DATA = b"hello\n"
+
+
+@pytest.fixture
+def rucio() -> FakeCatalogue:
+    fake = FakeCatalogue()
+    fake.file(F, DATA)
+    return fake
+
+
+@pytest.fixture
+def opener(rucio: FakeCatalogue, nursery: trio.Nursery) -> Opener:
+    cache = CachedCatalogue(rucio, CacheConfig(), nursery)
+    return Opener(cache, Site.of("site", "COLO", {}, ()), timeout=60.0, now_ttl=0.0)
+
+
+def copy(rucio: FakeCatalogue, path: Path, rse: str = "COLO", data: bytes = DATA) -> None:
+    path.write_bytes(data)
+    rucio.replica(F, rse, path.as_uri())
+
+
+async def content(opener: Opener) -> bytes:
+    source = await opener.open(MY, F)
+    try:
+        return bytes(await source.read(0, 100))
+    finally:
+        source.close()
+
+
+async def test_the_colocated_copy_is_read(
+    rucio: FakeCatalogue, opener: Opener, tmp_path: Path
+) -> None:
+    copy(rucio, tmp_path / "other", "OTHER", b"other\n")
+    copy(rucio, tmp_path / "colo", "COLO", DATA)
+    assert await content(opener) == DATA
+    assert rucio.calls == {"replicas": 1}
+
+
+async def test_the_next_copy_is_read_if_the_first_cannot_be(
+    rucio: FakeCatalogue, opener: Opener, tmp_path: Path
+) -> None:
+    copy(rucio, tmp_path / "colo", "COLO", b"short")
+    copy(rucio, tmp_path / "other", "OTHER")
+    assert await content(opener) == DATA
+
+
+async def test_every_copy_that_failed_is_named(
+    rucio: FakeCatalogue, opener: Opener, tmp_path: Path
+) -> None:
+    copy(rucio, tmp_path / "colo", "COLO", b"short")
+    rucio.replica(F, "OTHER", (tmp_path / "gone").as_uri())
+    with pytest.raises(Corrupt) as caught:
+        await opener.open(MY, F)
+    for part in ("s:f", "COLO", "OTHER", "5 bytes", str(tmp_path / "gone")):
+        assert part in str(caught.value)
+
+
+async def test_a_storage_that_does_not_answer_is_worth_another_try(
+    rucio: FakeCatalogue, opener: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One copy is missing, the other cannot be asked: nobody knows that the data is lost."""
+    rucio.replica(F, "COLO", (tmp_path / "gone").as_uri())
+    copy(rucio, tmp_path / "hangs", "OTHER")
+    really_open = LocalSource.open
+
+    async def hang(path: str, size: int, timeout: float) -> LocalSource:
+        if path.endswith("hangs"):
+            raise TooSlow("no answer")
+        return await really_open(path, size, timeout)
+
+    monkeypatch.setattr(LocalSource, "open", hang)
+    with pytest.raises(Unreachable, match="OTHER: no answer"):
+        await opener.open(MY, F)
+
+
+@pytest.mark.parametrize("error", [Corrupt, NotYetHere, NoReplica])
+async def test_bad_news_is_checked_against_now(
+    rucio: FakeCatalogue, opener: Opener, tmp_path: Path, error: type[Exception]
+) -> None:
+    if error is Corrupt:
+        copy(rucio, tmp_path / "f", data=b"short")
+    elif error is NotYetHere:
+        rucio.replica(F, "FAR", "https://far/f")
+    with pytest.raises(error):
+        await opener.open(MY, F)
+    assert rucio.calls["replicas"] == 2, "asked again before it was told"
+    copy(rucio, tmp_path / "new")
+    assert await content(opener) == DATA
+    assert rucio.calls["replicas"] == 3
+
+
+async def test_news_that_cannot_be_checked_is_not_told(
+    rucio: FakeCatalogue, opener: Opener, tmp_path: Path
+) -> None:
+    copy(rucio, tmp_path / "f")
+    await content(opener)
+    (tmp_path / "f").unlink()
+    rucio.error = Unreachable("away")
+    with pytest.raises(Unreachable):
+        await opener.open(MY, F)
+
+
+async def test_a_did_that_rucio_does_not_know(rucio: FakeCatalogue, opener: Opener) -> None:
+    rucio.delete(F)
+    with pytest.raises(NotFound):
+        await opener.open(MY, F)
+    with pytest.raises(NotFound):
+        await opener.prospect(MY, F)
+
+
+async def test_what_to_do_is_said(rucio: FakeCatalogue, opener: Opener) -> None:
+    rucio.replica(F, "FAR", "https://far/f")
+    with pytest.raises(NotYetHere, match=r"s:f has no replica at this site \(COLO\).*FAR.*rule"):
+        await opener.open(MY, F)
+    rucio.replica(F, "COLO", state="COPYING")
+    with pytest.raises(NotYetHere, match="being copied to COLO"):
+        await opener.open(MY, F)
+
+
+# --- prospect ----------------------------------------------------------------------------------
+
+
+async def test_a_prospect_is_what_open_would_find(
+    rucio: FakeCatalogue, opener: Opener, tmp_path: Path
+) -> None:
+    rucio.replica(F, "FAR", "https://far/f")
+    prospect = await opener.prospect(MY, F)
+    assert prospect.decision == Elsewhere(("FAR",))
+    assert isinstance(prospect.error, NotYetHere)
+
+    rucio.replica(F, "COLO", state="COPYING")
+    assert (await opener.prospect(MY, F)).decision == Arriving("COLO")
+
+    copy(rucio, tmp_path / "f", data=b"short")
+    prospect = await opener.prospect(MY, F)
+    assert isinstance(prospect.decision, Local)
+    assert isinstance(prospect.error, Corrupt)
+
+    copy(rucio, tmp_path / "f")
+    prospect = await opener.prospect(MY, F)
+    assert prospect.error is None
+    assert prospect.file.size == len(DATA)
+
+
+async def test_a_prospect_is_no_old_answer(rucio: FakeCatalogue, opener: Opener) -> None:
+    await opener.prospect(MY, F)
+    rucio.error = Unreachable("away")
+    with pytest.raises(Unreachable):
+        await opener.prospect(MY, F)
