@@ -55,6 +55,12 @@ class Stale(RucioFsError):
     errno, level = errno.ESTALE, logging.INFO
 
 
+class Interrupted(RucioFsError):
+    """The caller was told to stop while it waited."""
+
+    errno, level = errno.EINTR, logging.DEBUG
+
+
 class ReadOnly(RucioFsError):
     errno, level = errno.EROFS, logging.DEBUG
 

@@ -84,6 +84,7 @@ class _Mount:
             try:
                 nursery.start_soon(self._heed_signals, catalogue)
                 nursery.start_soon(self._tune, operations)
+                nursery.start_soon(operations.interrupts.run)
                 log.info("%s is mounted", self._mountpoint)
                 self._on_ready()
                 await pyfuse3.main(max_tasks=config.mount.max_tasks)

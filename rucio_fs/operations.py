@@ -23,6 +23,7 @@ from rucio_fs.errors import NameTooLong, NoAttribute, NotOffered, ReadOnly, Ruci
 from rucio_fs.filenames import MAX_BYTES
 from rucio_fs.handles import HandleTable, OpenDir
 from rucio_fs.inodes import InodeTable
+from rucio_fs.interrupts import Interrupts
 from rucio_fs.nodes.base import Attr, Dir, Entry, Node
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.inodes = InodeTable(root)
         self.handles = HandleTable()
+        self.interrupts = Interrupts()
         self.negotiated = trio.Event()
         self._presentation = presentation
         self._who = who
@@ -98,14 +100,17 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         filename = self._filename(name)
         parent = self.inodes.dir(parent_inode)
-        found = await parent.child(self._identity(ctx), filename)
+        with self.interrupts.watch(ctx.pid):
+            found = await parent.child(self._identity(ctx), filename)
         entry = self._entry(0, found.attr, found.ttl)
         entry.st_ino = pyfuse3.InodeT(self.inodes.ref(found.node))  # last: it has to be told
         return entry
 
     @handler
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        attr = await self.inodes.node(inode).attr(self._identity(ctx))
+        node = self.inodes.node(inode)
+        with self.interrupts.watch(ctx.pid):
+            attr = await node.attr(self._identity(ctx))
         return self._entry(inode, attr, 0.0)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -137,7 +142,9 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         node = self.inodes.dir(inode)
         who = self._identity(ctx)
-        return self.handles.add_dir(OpenDir(node, who, await node.children(who)))
+        with self.interrupts.watch(ctx.pid):
+            entries = await node.children(who)
+        return self.handles.add_dir(OpenDir(node, who, entries))
 
     @handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -187,7 +194,8 @@ class Operations(pyfuse3.Operations):
         node = self.inodes.file(inode)
         if flags & (os.O_WRONLY | os.O_RDWR) and not node.is_writable:
             raise ReadOnly(f"{node.key} cannot be written")
-        opened = await node.open(self._identity(ctx), flags)
+        with self.interrupts.watch(ctx.pid):
+            opened = await node.open(self._identity(ctx), flags)
         return pyfuse3.FileInfo(
             fh=self.handles.add_file(opened),
             direct_io=opened.direct_io,
@@ -342,11 +350,15 @@ class OperationsWithXattrs(Operations):
     @handler
     async def _getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         node = self.inodes.node(inode)
-        return os.fsencode(await node.xattr(self._identity(ctx), os.fsdecode(name)))
+        with self.interrupts.watch(ctx.pid):
+            value = await node.xattr(self._identity(ctx), os.fsdecode(name))
+        return os.fsencode(value)
 
     @handler
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        names = await self.inodes.node(inode).xattr_names(self._identity(ctx))
+        node = self.inodes.node(inode)
+        with self.interrupts.watch(ctx.pid):
+            names = await node.xattr_names(self._identity(ctx))
         return [os.fsencode(name) for name in names]
 
     @handler

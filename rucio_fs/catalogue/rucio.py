@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import trio
@@ -18,7 +19,7 @@ from rucio_fs.catalogue.base import BULK_LIMIT, Listing
 from rucio_fs.catalogue.clients import Call, Clients, RucioSettings
 from rucio_fs.catalogue.retrying import persist
 from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas, Identity
-from rucio_fs.errors import NotOffered, Refused, TooSlow
+from rucio_fs.errors import NotFound, NotOffered, Refused, TooSlow
 
 if TYPE_CHECKING:
     from rucio_fs.catalogue.client import RucioClient
@@ -89,6 +90,8 @@ class RucioCatalogue:
         return await self._ask(who, str(did), question, is_listing=True)
 
     async def info(self, who: Identity, did: DID) -> DIDInfo:
+        if not _fits_header(did.name):
+            await self._require(who, did)
         return await self._ask(
             who, str(did), lambda client: rows.did_info(client.get_metadata(*did))
         )
@@ -96,15 +99,33 @@ class RucioCatalogue:
     async def infos(self, who: Identity, dids: Sequence[DID]) -> Mapping[DID, DIDInfo]:
         if len(dids) > BULK_LIMIT:
             raise Refused(f"{len(dids)} DIDs at once; Rucio takes {BULK_LIMIT}")
+        # Rucio's schema refuses these, and it fails to say so: each is asked for alone.
+        apart = [did for did in dids if not _fits_header(did.name)]
+        dids = [did for did in dids if _fits_header(did.name)]
+        found = {}
+        for did in apart:
+            with suppress(NotFound):
+                found[did] = await self.info(who, did)
         if not dids:
-            return {}
+            return found
 
         def question(client: RucioClient) -> dict[DID, DIDInfo]:
             # The plugin is named because rucio-clients before 41 takes another by default.
-            found = client.get_metadata_bulk([did._asdict() for did in dids], plugin="DID_COLUMN")
-            return {info.did: info for info in map(rows.did_info, found)}
+            answer = client.get_metadata_bulk([did._asdict() for did in dids], plugin="DID_COLUMN")
+            return {info.did: info for info in map(rows.did_info, answer)}
 
-        return await self._ask(who, f"{dids[0]} and {len(dids) - 1} more", question)
+        return found | await self._ask(who, f"{dids[0]} and {len(dids) - 1} more", question)
+
+    async def _require(self, who: Identity, did: DID) -> None:
+        """Raise NotFound for a *did* that Rucio does not know, whatever its name."""
+
+        def question(client: RucioClient) -> bool:
+            # "*" in a name is a wildcard here, hence the comparison.
+            found = client.list_dids(did.scope, [{"name": did.name}], did_type="all")
+            return did.name in list(found)
+
+        if not await self._ask(who, str(did), question):
+            raise NotFound(f"{did}: Rucio finds no such DID")
 
     async def metadata(self, who: Identity, did: DID) -> Mapping[str, str]:
         def question(client: RucioClient) -> dict[str, str]:
@@ -180,6 +201,15 @@ class RucioCatalogue:
             )
         finally:
             call.abandon()
+
+
+def _fits_header(name: str) -> bool:
+    """Whether Rucio can say "not found" of *name*.
+
+    It repeats the name in a header, which carries printable Latin-1; of another name it answers an
+    HTML page with status 500 (404 if a line end is in it), be the name wrong or only unknown.
+    """
+    return all("\x20" <= character <= "\xff" and character != "\x7f" for character in name)
 
 
 def _account_and_host(client: RucioClient) -> tuple[str, str]:

@@ -308,6 +308,7 @@ EXPECTED = {
     "BadName": ("EINVAL", "INFO"),
     "NameTooLong": ("ENAMETOOLONG", "INFO"),
     "Stale": ("ESTALE", "INFO"),
+    "Interrupted": ("EINTR", "DEBUG"),
     "ReadOnly": ("EROFS", "DEBUG"),
     "NoAttribute": ("ENODATA", "DEBUG"),
     "AttributeTooLong": ("E2BIG", "INFO"),

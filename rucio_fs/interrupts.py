@@ -1,0 +1,88 @@
+"""Letting Ctrl-C and kill end a request that waits.
+
+pyfuse3 does not pass the kernel's FUSE_INTERRUPT on, and until the handler answers, the caller
+stays in uninterruptible sleep, immune even to SIGKILL.  So one task looks, a few times a second, at
+the pending signals of those who have been waiting for a while, and ends their requests with EINTR.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import trio
+
+from rucio_fs.errors import Interrupted
+
+INTERVAL = 0.25
+"""Seconds between two looks; also how long a request waits before it is looked at."""
+
+# Signals that mean "stop waiting".  Others (SIGCHLD, SIGWINCH, a profiler's timer) come all the
+# time and would make long waits fail for no reason.
+_ENDING = sum(
+    1 << (number - 1)
+    for number in (
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGABRT,
+        signal.SIGKILL,
+        signal.SIGALRM,
+        signal.SIGTERM,
+    )
+)
+_MASKS = re.compile(r"^(SigPnd|ShdPnd|SigBlk|SigIgn):\s*([0-9a-f]+)$", re.MULTILINE)
+_PROC = Path("/proc")
+
+
+class Interrupts:
+    """The requests that wait, and whose they are.  One instance and one `run` task a mount."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[trio.CancelScope, tuple[int, float]] = {}
+
+    @contextmanager
+    def watch(self, tid: int) -> Iterator[None]:
+        """End the block if the thread *tid* is told to stop.
+
+        *tid* is 0 for a caller in another pid namespace; he cannot be seen and has to wait.
+
+        Raises: Interrupted
+        """
+        if not tid:
+            yield
+            return
+        scope = trio.CancelScope()
+        self._waiting[scope] = (tid, trio.current_time())
+        try:
+            with scope:
+                yield
+        finally:
+            del self._waiting[scope]
+        if scope.cancelled_caught:
+            raise Interrupted(f"thread {tid} was told to stop")
+
+    async def run(self) -> None:
+        """Look at those who wait, for ever."""
+        while True:
+            await trio.sleep(INTERVAL)
+            latest = trio.current_time() - INTERVAL
+            for scope, (tid, since) in list(self._waiting.items()):
+                if since <= latest and is_told_to_stop(tid):
+                    scope.cancel()
+
+
+def is_told_to_stop(tid: int) -> bool:
+    """Whether a signal that ends things waits for the thread *tid*, or it is gone already."""
+    try:
+        status = (_PROC / str(tid) / "status").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    except OSError:  # hidden from us (hidepid): then he has to wait
+        return False
+    masks = {name: int(value, 16) for name, value in _MASKS.findall(status)}
+    pending = masks.get("SigPnd", 0) | masks.get("ShdPnd", 0)
+    return bool(pending & _ENDING & ~masks.get("SigBlk", 0) & ~masks.get("SigIgn", 0))
