@@ -26,8 +26,9 @@ from rucio_fs.catalogue.rucio import RucioCatalogue
 from rucio_fs.config import Config
 from rucio_fs.did import Identity
 from rucio_fs.errors import MountError, RucioFsError
-from rucio_fs.nodes.catalogue import RootDir, Services
 from rucio_fs.nodes.control import ControlDir, RefreshFile, StatusFile, TextFile
+from rucio_fs.nodes.dids import Services
+from rucio_fs.nodes.scopes import RootDir
 from rucio_fs.opening import Opener
 from rucio_fs.operations import Operations, OperationsWithXattrs, Presentation
 

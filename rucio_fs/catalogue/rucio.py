@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import trio
@@ -19,7 +20,7 @@ from rucio_fs.catalogue.base import BULK_LIMIT, Listing
 from rucio_fs.catalogue.clients import Call, Clients, RucioSettings
 from rucio_fs.catalogue.retrying import persist
 from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas, Identity
-from rucio_fs.errors import NotFound, NotOffered, Refused, TooSlow
+from rucio_fs.errors import NotFound, NotOffered, Refused, TooSlow, Unreachable
 
 if TYPE_CHECKING:
     from rucio_fs.catalogue.client import RucioClient
@@ -99,22 +100,25 @@ class RucioCatalogue:
     async def infos(self, who: Identity, dids: Sequence[DID]) -> Mapping[DID, DIDInfo]:
         if len(dids) > BULK_LIMIT:
             raise Refused(f"{len(dids)} DIDs at once; Rucio takes {BULK_LIMIT}")
-        # Rucio's schema refuses these, and it fails to say so: each is asked for alone.
-        apart = [did for did in dids if not _fits_header(did.name)]
-        dids = [did for did in dids if _fits_header(did.name)]
+        odd = [did for did in dids if not _fits_header(did.name)]
+        plain = [did for did in dids if _fits_header(did.name)]
+        found: dict[DID, DIDInfo] = {}
+        if plain:
+            found |= await self._ask(who, _and_more(plain), partial(_infos, plain))
+        if odd:
+            found |= await self._odd_infos(who, odd)
+        return found
+
+    async def _odd_infos(self, who: Identity, dids: Sequence[DID]) -> dict[DID, DIDInfo]:
+        """`infos` of DIDs whose names Rucio's schema may refuse without being able to say so."""
+        deadline = self._settings.deadline
+        with suppress(Refused, Unreachable), trio.move_on_after(deadline):
+            return await self._attempt(who, partial(_infos, dids), _and_more(dids), deadline)
         found = {}
-        for did in apart:
+        for did in dids:
             with suppress(NotFound):
                 found[did] = await self.info(who, did)
-        if not dids:
-            return found
-
-        def question(client: RucioClient) -> dict[DID, DIDInfo]:
-            # The plugin is named because rucio-clients before 41 takes another by default.
-            answer = client.get_metadata_bulk([did._asdict() for did in dids], plugin="DID_COLUMN")
-            return {info.did: info for info in map(rows.did_info, answer)}
-
-        return found | await self._ask(who, f"{dids[0]} and {len(dids) - 1} more", question)
+        return found
 
     async def _require(self, who: Identity, did: DID) -> None:
         """Raise NotFound for a *did* that Rucio does not know, whatever its name."""
@@ -201,6 +205,16 @@ class RucioCatalogue:
             )
         finally:
             call.abandon()
+
+
+def _infos(dids: Sequence[DID], client: RucioClient) -> dict[DID, DIDInfo]:
+    # The plugin is named because rucio-clients before 41 takes another by default.
+    answer = client.get_metadata_bulk([did._asdict() for did in dids], plugin="DID_COLUMN")
+    return {info.did: info for info in map(rows.did_info, answer)}
+
+
+def _and_more(dids: Sequence[DID]) -> str:
+    return f"{dids[0]} and {len(dids) - 1} more"
 
 
 def _fits_header(name: str) -> bool:

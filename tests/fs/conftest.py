@@ -15,8 +15,9 @@ from rucio_fs.availability import Site
 from rucio_fs.catalogue.cache import CachedCatalogue
 from rucio_fs.config import CacheConfig
 from rucio_fs.did import DID
-from rucio_fs.nodes.catalogue import RootDir, Services
 from rucio_fs.nodes.control import ControlDir, RefreshFile, StatusFile, TextFile
+from rucio_fs.nodes.dids import Services
+from rucio_fs.nodes.scopes import RootDir
 from rucio_fs.opening import Opener
 from rucio_fs.operations import OperationsWithXattrs, Presentation
 from tests.fakes import EPOCH_NS, MY, FailingCatalogue, FakeCatalogue

@@ -1,0 +1,242 @@
+"""DIDs in the tree: collections, files, and what a listing makes of its members.
+
+A collection's key is its path, since one DID may lie in many parents and a directory must have one
+number per path; a file's key is its DID, so that a file found by two ways is one inode.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar, Protocol, overload
+
+from rucio_fs.catalogue.base import Listing
+from rucio_fs.catalogue.cache import CachedCatalogue
+from rucio_fs.catalogue.memory import Known
+from rucio_fs.did import DID, DIDType, Identity
+from rucio_fs.errors import Loop, NotFound
+from rucio_fs.nodes import attributes
+from rucio_fs.nodes.base import Attr, Dir, Entry, File, Key, Node, OpenFile, dir_attr, file_attr
+from rucio_fs.opening import Opener
+from rucio_fs.sources.base import Data, Source
+
+REFRESH = "user.rucio.refresh"
+"""Setting this attribute on a directory or file asks Rucio again for what is known of it."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the nodes of this tree need.  *born_ns*: time shown for what Rucio gives no time."""
+
+    catalogue: CachedCatalogue
+    opener: Opener
+    born_ns: int
+    allow: tuple[str, ...] = ("*",)
+    deny: tuple[str, ...] = ()
+    missing_ttl: float = 10.0
+    now_ttl: float = 2.0
+
+    def shows(self, scope: str) -> bool:
+        return any(fnmatchcase(scope, glob) for glob in self.allow) and not any(
+            fnmatchcase(scope, glob) for glob in self.deny
+        )
+
+
+class Parent(Protocol):
+    """A directory that DIDs lie in: a scope or a collection."""
+
+    @property
+    def key(self) -> Key: ...
+
+    def ancestors(self) -> Iterator[DID]:
+        """Collections on the path, this one first."""
+        ...
+
+
+class _DIDNode(Node):
+    """What files and collections share: a DID, its attributes, and where it was seen.
+
+    *seen_in* is the listing it was found in, which saves asking for it alone: whoever wants the
+    attributes of one member soon wants those of its neighbours.
+    """
+
+    __slots__ = ("_seen_in", "_services", "did")
+    is_file: ClassVar[bool]
+
+    def __init__(
+        self, services: Services, did: DID, seen_in: weakref.ref[Listing] | None = None
+    ) -> None:
+        self._services = services
+        self.did = did
+        self._seen_in = seen_in
+
+    def _place(self) -> tuple[Listing, int] | None:
+        """The listing it was seen in, if that is still in memory, and its position there."""
+        listing = self._seen_in() if self._seen_in is not None else None
+        position = listing.position(self.did) if listing is not None else None
+        return None if listing is None or position is None else (listing, position)
+
+    async def xattr_names(self, who: Identity) -> Sequence[str]:
+        return await attributes.names(self._subject(who))
+
+    async def xattr(self, who: Identity, name: str) -> str:
+        return await attributes.value(self._subject(who), name)
+
+    async def set_xattr(self, who: Identity, name: str, value: str) -> None:
+        if name != REFRESH:
+            await super().set_xattr(who, name, value)
+        self._services.catalogue.forget(self.did)
+
+    def _subject(self, who: Identity) -> attributes.Subject:
+        services = self._services
+        return attributes.Subject(
+            services.catalogue, services.opener, who, self.did, services.now_ttl, self.is_file
+        )
+
+
+class CollectionDir(_DIDNode, Dir):
+    """A container or dataset under one parent."""
+
+    __slots__ = ("_parent",)
+    is_file = False
+
+    def __init__(
+        self,
+        services: Services,
+        did: DID,
+        parent: Parent,
+        seen_in: weakref.ref[Listing] | None = None,
+    ) -> None:
+        super().__init__(services, did, seen_in)
+        self._parent = parent
+
+    @property
+    def key(self) -> Key:
+        return (*self._parent.key, *self.did)
+
+    def ancestors(self) -> Iterator[DID]:
+        yield self.did
+        yield from self._parent.ancestors()
+
+    async def attr(self, who: Identity) -> Attr:
+        catalogue, place = self._services.catalogue, self._place()
+        if place is not None:
+            info, ttl = await catalogue.member_info(who, *place)
+        else:
+            info, ttl = await catalogue.info(who, self.did)
+        return dir_attr(info.mtime_ns, ttl)
+
+    async def child(self, who: Identity, filename: str) -> Entry:
+        entry = await (await self._members(who)).find(filename)
+        if entry is None:
+            raise NotFound(f"{self.did} has no member {filename}")
+        return entry
+
+    async def children(self, who: Identity) -> Sequence[Entry]:
+        return await self._members(who)
+
+    async def _members(self, who: Identity) -> Members:
+        if self.did in self._parent.ancestors():
+            raise Loop(f"{self.did} contains itself")
+        known = await self._services.catalogue.content(who, self.did)
+        return Members(self._services, who, self, known)
+
+
+class DIDFile(_DIDNode, File):
+    """A file DID."""
+
+    __slots__ = ()
+    is_file = True
+
+    @property
+    def key(self) -> Key:
+        return ("file", *self.did)
+
+    async def attr(self, who: Identity) -> Attr:
+        catalogue, place = self._services.catalogue, self._place()
+        if place is not None:
+            listing, position = place
+            size = listing.members[position].size
+            if size is not None:
+                mtime_ns = await catalogue.mtime_ns(who, listing, position)
+                return file_attr(size, mtime_ns, catalogue.file_ttl)
+        info, ttl = await catalogue.info(who, self.did)
+        return file_attr(info.size or 0, info.mtime_ns, ttl)
+
+    async def open(self, who: Identity, flags: int) -> OpenFile:
+        return OpenDIDFile(await self._services.opener.open(who, self.did))
+
+
+class OpenDIDFile(OpenFile):
+    """An open file DID.  Its bytes never change, so the kernel may keep its pages."""
+
+    __slots__ = ("_source",)
+    keep_cache = True
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    async def read(self, offset: int, size: int) -> Data:
+        return await self._source.read(offset, size)
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class Members(Sequence[Entry]):
+    """The entries of a listing below *parent*, each made when it is looked at."""
+
+    def __init__(
+        self, services: Services, who: Identity, parent: Parent, known: Known[Listing]
+    ) -> None:
+        self._services = services
+        self._who = who
+        self._parent = parent
+        self._listing, self._ttl = known
+        self._file_ttl = services.catalogue.file_ttl
+
+    def __len__(self) -> int:
+        return len(self._listing)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
+        """The member at *index* with what is known of it without asking.
+
+        Without a known time or size `Attr.ttl` is 0: the kernel has to ask before it shows them.
+        """
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        listing = self._listing
+        member = listing.members[index]
+        node: Node
+        if member.type is DIDType.FILE:
+            mtime_ns = listing.mtime_ns(index)
+            is_complete = mtime_ns is not None and member.size is not None
+            node = DIDFile(self._services, member.did, listing.ref)
+            ttl = self._file_ttl if is_complete else 0.0
+            attr = file_attr(member.size or 0, mtime_ns or 0, ttl)
+        else:
+            node = CollectionDir(self._services, member.did, self._parent, listing.ref)
+            known = self._services.catalogue.info_at_hand(self._who, member.did)
+            attr = dir_attr(0, 0.0) if known is None else dir_attr(known.value.mtime_ns, known.ttl)
+        return Entry(listing.filenames[index], node, attr, self._ttl)
+
+    async def find(self, filename: str) -> Entry | None:
+        """The member shown as *filename* or named so, with all its attributes."""
+        listing, who, catalogue = self._listing, self._who, self._services.catalogue
+        position = listing.find(filename)
+        if position is None:
+            return None
+        if listing.members[position].type is not DIDType.FILE:
+            info, ttl = await catalogue.member_info(who, listing, position, alone=True)
+            return self[position]._replace(attr=dir_attr(info.mtime_ns, ttl))
+        await catalogue.mtime_ns(who, listing, position, alone=True)
+        entry = self[position]
+        if entry.attr.ttl == 0:  # Rucio listed no size
+            return entry._replace(attr=await entry.node.attr(who))
+        return entry
