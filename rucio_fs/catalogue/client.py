@@ -27,7 +27,7 @@ from rucio.client.scopeclient import ScopeClient  # noqa: TID251
 from rucio.common import config as rucio_config  # noqa: TID251
 
 from rucio_fs.catalogue import answers
-from rucio_fs.catalogue.clients import Call
+from rucio_fs.catalogue.call import Call
 from rucio_fs.catalogue.failures import RucioSays
 from rucio_fs.catalogue.tokens import read_token, sources, token_directory
 from rucio_fs.errors import LoginFailed

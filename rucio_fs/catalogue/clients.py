@@ -9,37 +9,20 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from configparser import Error as ConfigError
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from rucio_fs.catalogue.call import Call
 from rucio_fs.did import Identity
-from rucio_fs.errors import TooSlow, UsageError
+from rucio_fs.errors import UsageError
 
 if TYPE_CHECKING:
     from rucio_fs.catalogue.client import RucioClient
 
 T = TypeVar("T")
 _reading_config = threading.Lock()  # rucio.cfg is the process's: one reader at a time
-
-
-@dataclass(slots=True)
-class Call:
-    """How long the question that a client is answering is of use: *until* (time.monotonic)."""
-
-    until: float
-
-    def abandon(self) -> None:
-        """Nobody waits any more: the thread stops at the next block."""
-        self.until = 0.0
-
-    def check(self) -> None:
-        """Raises: TooSlow"""
-        if time.monotonic() > self.until:
-            raise TooSlow("the answer took longer than its deadline")
 
 
 class RucioSettings(Protocol):

@@ -17,7 +17,8 @@ import trio
 
 from rucio_fs.catalogue import rows
 from rucio_fs.catalogue.base import BULK_LIMIT, Listing
-from rucio_fs.catalogue.clients import Call, Clients, RucioSettings
+from rucio_fs.catalogue.call import Call
+from rucio_fs.catalogue.clients import Clients, RucioSettings
 from rucio_fs.catalogue.retrying import persist
 from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas, Identity
 from rucio_fs.errors import NotFound, NotOffered, Refused, TooSlow, Unreachable
