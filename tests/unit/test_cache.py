@@ -13,7 +13,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rucio_fs.catalogue.base import BULK_LIMIT, Listing
-from rucio_fs.catalogue.cache import CachedCatalogue, Known
+from rucio_fs.catalogue.cache import CachedCatalogue
+from rucio_fs.catalogue.memory import Known
 from rucio_fs.config import CacheConfig
 from rucio_fs.did import DID, DIDInfo, DIDType, Identity, Member
 from rucio_fs.errors import (
