@@ -261,6 +261,9 @@ async def test_rucio_away_at_open(filled: World, caplog: pytest.LogCaptureFixtur
 async def test_the_readme(world: World) -> None:
     assert await world.kernel.cat("README.txt") == b"read me\n"
     assert (await world.kernel.walk("README.txt")).st_size == len(b"read me\n")
+    info = await world.kernel.open("README.txt")
+    assert bytes(await world.operations.read(info.fh, 2, 3)) == b"ad "
+    await world.operations.release(info.fh)
 
 
 async def test_status_is_rendered_at_each_open(filled: World) -> None:

@@ -97,6 +97,13 @@ async def test_a_member_of_another_scope(filled: World) -> None:
     assert await filled.kernel.cat("user.alice/ds/f") == b"hello\n"
 
 
+async def test_a_scope_shows_no_did_of_another(filled: World) -> None:
+    filled.file("data:f")
+    for name in ("data:f", "data:nothing"):
+        with fails_with(errno.ENOENT):
+            await filled.kernel.walk(f"user.alice/{name}")
+
+
 async def test_a_file_is_one_inode_and_a_directory_one_per_path(filled: World) -> None:
     filled.rucio.container("user.alice:other", "user.alice:ds")
     ways = ["user.alice/f", "user.alice/ds/f", "user.alice/top/ds/f", "user.alice/other/ds/f"]

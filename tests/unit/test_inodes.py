@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import strategies as st
@@ -162,6 +163,13 @@ def test_numbers_are_told_without_counting(table: InodeTable) -> None:
 @pytest.mark.parametrize("key", [(), ("",), ("file", "s", "\udc80"), ("a", "b"), ("a\0b",)])
 def test_a_hash_is_a_positive_signed_number_that_is_not_the_roots(key: Key) -> None:
     assert ROOT < hash_key(key) < 2**63
+
+
+@pytest.mark.parametrize("digest", [b"\0" * 8, b"\0" * 7 + b"\2", b"\xff" * 8])
+def test_no_digest_is_the_roots_number(monkeypatch: pytest.MonkeyPatch, digest: bytes) -> None:
+    hashed = SimpleNamespace(digest=lambda: digest)
+    monkeypatch.setattr(inodes, "blake2b", lambda *args, **kwargs: hashed)
+    assert ROOT < hash_key(("file", "s", "n")) < 2**63
 
 
 def test_a_forgotten_inode_is_stale(table: InodeTable) -> None:

@@ -29,6 +29,7 @@ def info(did: DID, *, created_ns: int = 5, updated_ns: int = 9, is_open: bool = 
         (["there:a", "here:b"], ["a", "b"]),
         (["there:a", "here:a"], ["there:a", "a"]),
         (["there:a", "else:a"], ["there:a", "else:a"]),
+        (["there:a", "here:a", "there:b"], ["there:a", "a", "b"]),
         (["there:x/y", "here:x/y"], ["there:x%2Fy", "x%2Fy"]),
         (["here:a:b", "here:."], ["a%3Ab", "%2E"]),
         ([], []),

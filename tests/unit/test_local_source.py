@@ -41,6 +41,12 @@ def no_fd_lost() -> Iterator[None]:
     assert open_fds() == before
 
 
+@pytest.fixture(autouse=True)
+def own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that outlives its test would keep one of everybody's."""
+    monkeypatch.setattr(local, "_threads", trio.CapacityLimiter(32))
+
+
 def open_fds() -> set[str]:
     """What the files of this process are, those of the test's machinery left out."""
     found = set()
@@ -299,11 +305,13 @@ class Hanging:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
         self.release, self.entered = threading.Event(), trio.Event()
         self.left = threading.Semaphore(0)
+        self.threads = 0
         self._call: Callable[..., Any] = getattr(os, function)
         self._token = trio.lowlevel.current_trio_token()
         monkeypatch.setattr(os, function, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.threads += 1
         self._token.run_sync_soon(self.entered.set)
         self.release.wait()
         try:
@@ -376,6 +384,7 @@ async def test_hung_threads_hold_up_others_for_the_timeout_only(
     assert len(slow) == 5
     assert max(slow) - started == pytest.approx(5.0)
     await settled(hanging, threads=2)
+    assert hanging.threads == 2, "the others did not even begin"
 
 
 # --- closing -----------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ async def test_bad_news_is_checked_against_now(
         await opener.open(MY, F)
     assert rucio.calls["replicas"] == 2, "asked again before it was told"
     copy(rucio, tmp_path / "new")
-    assert await content(opener) == DATA
+    assert await content(opener) == DATA, "the news is better"
     assert rucio.calls["replicas"] == 3
 
 
