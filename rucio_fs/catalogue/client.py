@@ -201,6 +201,9 @@ class RucioClient(AccountClient, DIDClient, ReplicaClient, ScopeClient):  # type
         is_login: bool = False,
     ) -> requests.Response:
         self.call.check()
+        # rucio-clients writes a space in a path as "+", which is a plus there: "not found".
+        path, mark, query = url.partition("?")
+        url = path.replace("+", "%20") + mark + query
         self.asking = "://".join(urlsplit(url)[:2])
         ours = {
             "X-Rucio-Auth-Token": self.auth_token,

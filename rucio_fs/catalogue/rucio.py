@@ -126,8 +126,8 @@ class RucioCatalogue:
 
         def question(client: RucioClient) -> bool:
             # "*" in a name is a wildcard here, hence the comparison.
-            found = client.list_dids(did.scope, [{"name": did.name}], did_type="all")
-            return did.name in list(found)
+            found = client.list_dids(did.scope, [{"name": did.name}], did_type="all", long=True)
+            return did.name in [row["name"] for row in found]
 
         if not await self._ask(who, str(did), question):
             raise NotFound(f"{did}: Rucio finds no such DID")
