@@ -744,6 +744,7 @@ async def test_no_length_is_expected_of_what_has_none(
     cutting: tuple[Cutting, CachedCatalogue], name: str, autojump_clock: MockClock
 ) -> None:
     rucio, cache = cutting
+    rucio._change(did("s:container"), length=10)  # of a container Rucio counts something else
     await cache.info(MY, did(name))
     rucio.cuts = [1]
     await cache.content(MY, did(name))
@@ -864,6 +865,19 @@ async def test_rucio_goes_away_during_a_chunk(
     assert await cache.mtime_ns(MY, listing, 4) == EPOCH_NS + 4 * SECOND
     with pytest.raises(NotFound):
         await cache.mtime_ns(MY, listing, 3)
+
+
+async def test_who_waits_for_a_chunk_that_fails_does_not_ask_again(
+    rucio: FakeCatalogue, cache: CachedCatalogue, large: DID, autojump_clock: MockClock
+) -> None:
+    listing = (await cache.content(MY, large)).value
+    rucio.delay, rucio.error = 5.0, Unreachable("away")
+    answers: list[Any] = []
+    async with trio.open_nursery() as tasks:
+        for position in range(20):
+            tasks.start_soon(outcome, cache.mtime_ns(MY, listing, position), answers)
+    assert [type(answer) for answer in answers] == [Unreachable] * 20
+    assert bulk(rucio) == 1
 
 
 async def test_known_times_need_no_rucio(
