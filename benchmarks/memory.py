@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from types import TracebackType
@@ -85,8 +86,10 @@ class _Sampler:
         self._thread = threading.Thread(target=self._sample)
 
     def _sample(self) -> None:
-        while not self._ended.wait(0.1):
-            self.samples.append(self._served.rss())
+        # A server that died is found out by whoever uses its mount.
+        with contextlib.suppress(OSError):
+            while not self._ended.wait(0.1):
+                self.samples.append(self._served.rss())
 
     def __enter__(self) -> Self:
         self._thread.start()
