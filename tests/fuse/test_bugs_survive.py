@@ -27,6 +27,8 @@ OPERATIONS: dict[str, str] = {
     "ScopeDir.attr": "os.fstat(os.open(P('sky'), os.O_RDONLY))",
     "ScopeDir.child": "os.stat(P('sky/night-002'))",
     "ScopeDir.children": "os.listdir(P('sky'))",
+    "ScopeDir.xattr": "os.getxattr(P('sky'), 'user.rucio.scope')",
+    "ScopeDir.xattr_names": "os.listxattr(P('sky'))",
     "ScopeDir.set_xattr": "os.setxattr(P('sky'), 'user.rucio.refresh', b'1')",
     "CollectionDir.attr": f"os.fstat(os.open(P('{_DIR}'), os.O_RDONLY))",
     "CollectionDir.child": f"os.stat(P('{_FILE}'))",
@@ -35,12 +37,12 @@ OPERATIONS: dict[str, str] = {
     "CollectionDir.xattr_names": f"os.listxattr(P('{_DIR}'))",
     "CollectionDir.set_xattr": f"os.setxattr(P('{_DIR}'), 'user.rucio.refresh', b'1')",
     "entries": "os.listdir(P('sky/night-002'))",
-    "DidFile.attr": f"os.fstat(os.open(P('{_FILE}'), os.O_RDONLY))",
-    "DidFile.open": f"os.open(P('{_FILE}'), os.O_RDONLY)",
-    "DidFile.xattr": f"os.getxattr(P('{_FILE}'), 'user.rucio.did')",
-    "DidFile.xattr_names": f"os.listxattr(P('{_FILE}'))",
-    "DidFile.set_xattr": f"os.setxattr(P('{_FILE}'), 'user.rucio.refresh', b'1')",
-    "OpenDidFile.read": f"open(P('{_FILE}'), 'rb').read()",
+    "DIDFile.attr": f"os.fstat(os.open(P('{_FILE}'), os.O_RDONLY))",
+    "DIDFile.open": f"os.open(P('{_FILE}'), os.O_RDONLY)",
+    "DIDFile.xattr": f"os.getxattr(P('{_FILE}'), 'user.rucio.did')",
+    "DIDFile.xattr_names": f"os.listxattr(P('{_FILE}'))",
+    "DIDFile.set_xattr": f"os.setxattr(P('{_FILE}'), 'user.rucio.refresh', b'1')",
+    "OpenDIDFile.read": f"open(P('{_FILE}'), 'rb').read()",
     "Node.truncate": f"os.truncate(P('{_FILE}'), 0)",
     "TextFile.open": "open(P('README.txt')).read()",
     "StatusFile.open": "open(P('.rucio/status')).read()",
@@ -149,7 +151,7 @@ def test_a_bug_in_a_refusal_is_eio_and_a_traceback(patient: Patient, operation: 
 @pytest.mark.parametrize(
     ("place", "code"),
     [
-        ("OpenDidFile.close", f"open(P('{_FILE}'), 'rb').read()"),
+        ("OpenDIDFile.close", f"open(P('{_FILE}'), 'rb').read()"),
         ("handles.pop_dir", f"os.listdir(P('{_DIR}'))"),
     ],
 )
@@ -166,7 +168,7 @@ def test_a_bug_in_a_release_is_not_the_users(patient: Patient, place: str, code:
 
 
 def test_every_place_is_tried() -> None:
-    tried = {*OPERATIONS, "read_only", "OpenDidFile.close", "handles.pop_dir"}
+    tried = {*OPERATIONS, "read_only", "OpenDIDFile.close", "handles.pop_dir"}
     assert tried == set(PLACES)
 
 

@@ -201,7 +201,7 @@ def test_a_killed_client_is_gone_within_the_deadline(rig: FaultyMount, scope: st
         client.kill()
         start = time.monotonic()
         assert client.wait(DEADLINE) == -signal.SIGKILL
-        assert time.monotonic() - start < PATIENCE
+        assert time.monotonic() - start < QUESTION  # it does not wait for Rucio's deadline
         # Nobody else was stopped by it.
         assert rig.look("ls", "-1", at=f"{scope}/d15").code == 0
     assert rig.look("ls", "-1", at=f"{scope}/d14").lines == ["d14.a", "d14.b", "d14.c"]
