@@ -61,6 +61,14 @@ class Elsewhere:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmapped:
+    """The colocated RSE has it, but its PFN leads to no path of this machine."""
+
+    rse: str
+    pfn: str
+
+
+@dataclass(frozen=True, slots=True)
 class Arriving:
     """The colocated RSE is being filled with it."""
 
@@ -81,18 +89,20 @@ class Forbidden:
     reason: str
 
 
-Decision = Local | Elsewhere | Arriving | Nowhere | Forbidden
+Decision = Local | Unmapped | Elsewhere | Arriving | Nowhere | Forbidden
 
 
 def decide(file: FileReplicas, site: Site) -> Decision:
     """What opening *file* at *site* means."""
     copies: list[LocalCopy] = []
-    refused = ""
+    refused = unmapped = ""
     for replica in file.replicas:
         if file.states.get(replica.rse, AVAILABLE) != AVAILABLE:
             continue
         path = local_path(replica, site)
         if path is None:
+            if replica.rse == site.rse:
+                unmapped = replica.pfn
             continue
         reason = _objection(path, site)
         if reason:
@@ -104,6 +114,8 @@ def decide(file: FileReplicas, site: Site) -> Decision:
         return Local(tuple(copies))
     if refused:
         return Forbidden(refused)
+    if unmapped and site.rse is not None:
+        return Unmapped(site.rse, unmapped)
     if site.rse is not None and file.states.get(site.rse) == _COPYING:
         return Arriving(site.rse)
     rses = tuple(rse for rse, state in file.states.items() if state == AVAILABLE)

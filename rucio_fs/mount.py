@@ -147,8 +147,12 @@ class _Mount:
         return operations
 
     def _mount(self, operations: Operations) -> None:
-        options = set(pyfuse3.default_options)
-        options |= {f"fsname={self._config.mount.fsname}", "subtype=rucio-fs"}
+        options = {f"fsname={self._config.mount.fsname}", "subtype=rucio-fs"}
+        # Who may do what is said by Rucio and by the nodes: the tree is read-only for everybody
+        # (EROFS), and setting user.rucio.refresh needs no write permission.  Only modes that
+        # somebody asked for are the kernel's to enforce.
+        if self._config.mount.umask:
+            options.add("default_permissions")
         if self._config.mount.allow_other:
             options.add("allow_other")
         try:

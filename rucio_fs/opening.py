@@ -14,6 +14,7 @@ from rucio_fs.availability import (
     Local,
     Nowhere,
     Site,
+    Unmapped,
     decide,
 )
 from rucio_fs.catalogue.cache import CachedCatalogue
@@ -78,6 +79,11 @@ class Opener:
                 return await self._open_local(file, decision)
             case Forbidden(reason):
                 raise Corrupt(f"{file.did} is not opened: {reason}")
+            case Unmapped(rse, pfn):
+                raise NotYetHere(
+                    f"{file.did} is at {rse} as {pfn}, which is no path of this machine: set"
+                    " site.name to the RSE's site attribute, or map the PFN in site.paths"
+                )
             case Arriving(rse):
                 raise NotYetHere(f"{file.did} is being copied to {rse}; try again later")
             case Elsewhere(rses):

@@ -113,6 +113,12 @@ class Operations(pyfuse3.Operations):
             attr = await node.attr(self._identity(ctx))
         return self._entry(inode, attr, 0.0)
 
+    @handler
+    async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
+        # Asked by access(2) and chdir(2) only; False becomes EACCES.
+        node = self.inodes.node(inode)
+        return not mode & os.W_OK or node.is_writable
+
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, nlookup in inode_list:
             try:

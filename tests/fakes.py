@@ -124,6 +124,10 @@ class FakeCatalogue:
         self._records[did(parent)].children.remove(did(child))
         self._records[did(child)].parents -= did(child).scope == did(parent).scope
 
+    def open_did(self, name: str | DID) -> None:
+        """Open a collection again."""
+        self._change(did(name), is_open=True, length=None, size=None)
+
     def close_did(self, name: str | DID) -> None:
         """Close a collection: its length and size are known from then on."""
         record = self._records[did(name)]

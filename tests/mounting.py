@@ -70,6 +70,7 @@ class Mount:
             self._wait_until_mounted()
         except BaseException:
             self.close()
+            self.remove()
             raise
 
     def _wait_until_mounted(self) -> None:

@@ -74,6 +74,22 @@ class CachedCatalogue:
             lambda listing: Worth(self._content_ttl(who, did), listing.nbytes),
         )
 
+    async def opened_content(
+        self, who: Identity, did: DID, known: Known[Listing]
+    ) -> Known[Listing]:
+        """The members of *did* if it has been opened again since it was *known*, else *known*.
+
+        For a name that is missing: the listing of a closed collection lives long.  One cheap
+        question tells, asked at most once per `missing_ttl`.
+        """
+        if known.ttl <= self._config.open_ttl:
+            return known
+        info = (await self.info(who, did, max_age=self._config.missing_ttl)).value
+        if not info.is_open:
+            return known
+        self._memory.forget(lambda key: key == ("content", who, did))
+        return await self.content(who, did)
+
     async def info(
         self, who: Identity, did: DID, *, max_age: float | None = None
     ) -> Known[DIDInfo]:

@@ -40,6 +40,7 @@ class Entry(NamedTuple):
 
 class Node(ABC):
     __slots__ = ()
+    is_writable: bool = False
 
     @property
     @abstractmethod
@@ -85,7 +86,6 @@ class Dir(Node):
 
 class File(Node):
     __slots__ = ()
-    is_writable: bool = False
 
     @abstractmethod
     async def open(self, who: Identity, flags: int) -> OpenFile: ...

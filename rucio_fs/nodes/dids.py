@@ -97,9 +97,9 @@ class _DIDNode(Node):
 
 
 class CollectionDir(_DIDNode, Dir):
-    """A container or dataset under one parent."""
+    """A container or dataset under one parent, where it is called *filename*."""
 
-    __slots__ = ("_parent",)
+    __slots__ = ("_filename", "_parent")
     is_file = False
 
     def __init__(
@@ -107,14 +107,17 @@ class CollectionDir(_DIDNode, Dir):
         services: Services,
         did: DID,
         parent: Parent,
+        filename: str,
         seen_in: weakref.ref[Listing] | None = None,
     ) -> None:
         super().__init__(services, did, seen_in)
         self._parent = parent
+        self._filename = filename
 
     @property
     def key(self) -> Key:
-        return (*self._parent.key, *self.did)
+        # The filename too: <name> and <scope>:<name> are two paths, hence two directories.
+        return (*self._parent.key, self._filename, *self.did)
 
     def ancestors(self) -> Iterator[DID]:
         yield self.did
@@ -129,19 +132,23 @@ class CollectionDir(_DIDNode, Dir):
         return dir_attr(info.mtime_ns, ttl)
 
     async def child(self, who: Identity, filename: str) -> Entry:
-        entry = await (await self._members(who)).find(filename)
+        known = await self._content(who)
+        entry = await Members(self._services, who, self, known).find(filename)
+        if entry is None:
+            now = await self._services.catalogue.opened_content(who, self.did, known)
+            if now is not known:
+                entry = await Members(self._services, who, self, now).find(filename)
         if entry is None:
             raise NotFound(f"{self.did} has no member {filename}")
         return entry
 
     async def children(self, who: Identity) -> Sequence[Entry]:
-        return await self._members(who)
+        return Members(self._services, who, self, await self._content(who))
 
-    async def _members(self, who: Identity) -> Members:
+    async def _content(self, who: Identity) -> Known[Listing]:
         if self.did in self._parent.ancestors():
             raise Loop(f"{self.did} contains itself")
-        known = await self._services.catalogue.content(who, self.did)
-        return Members(self._services, who, self, known)
+        return await self._services.catalogue.content(who, self.did)
 
 
 class DIDFile(_DIDNode, File):
@@ -221,7 +228,7 @@ class Members(Sequence[Entry]):
             ttl = self._file_ttl if is_complete else 0.0
             attr = file_attr(member.size or 0, mtime_ns or 0, ttl)
         else:
-            node = CollectionDir(self._services, member.did, self._parent, listing.ref)
+            node = self._collection(index, listing.filenames[index])
             known = self._services.catalogue.info_at_hand(self._who, member.did)
             attr = dir_attr(0, 0.0) if known is None else dir_attr(known.value.mtime_ns, known.ttl)
         return Entry(listing.filenames[index], node, attr, self._ttl)
@@ -234,9 +241,14 @@ class Members(Sequence[Entry]):
             return None
         if listing.members[position].type is not DIDType.FILE:
             info, ttl = await catalogue.member_info(who, listing, position, alone=True)
-            return self[position]._replace(attr=dir_attr(info.mtime_ns, ttl))
+            node = self._collection(position, filename)
+            return Entry(filename, node, dir_attr(info.mtime_ns, ttl), self._ttl)
         await catalogue.mtime_ns(who, listing, position, alone=True)
         entry = self[position]
         if entry.attr.ttl == 0:  # Rucio listed no size
             return entry._replace(attr=await entry.node.attr(who))
         return entry
+
+    def _collection(self, position: int, filename: str) -> CollectionDir:
+        did = self._listing.members[position].did
+        return CollectionDir(self._services, did, self._parent, filename, self._listing.ref)

@@ -106,12 +106,14 @@ class ScopeDir(Dir):
         if foreign is not None and foreign.scope != self.scope:
             raise NotFound(f"{foreign} is not a DID of the scope {self.scope}")
         did = foreign or DID(self.scope, _decode(filename))
+        if "\0" in did.name:
+            raise NotFound(f"{did!r}: no database keeps such a name, and Rucio fails to say so")
         info, ttl = await catalogue.info(who, did)
         node: Node
         if info.type is DIDType.FILE:
             node = DIDFile(self._services, did)
             return Entry(filename, node, file_attr(info.size or 0, info.mtime_ns, ttl), ttl)
-        node = CollectionDir(self._services, did, self)
+        node = CollectionDir(self._services, did, self, filename)
         return Entry(filename, node, dir_attr(info.mtime_ns, ttl), ttl)
 
     async def children(self, who: Identity) -> Sequence[Entry]:

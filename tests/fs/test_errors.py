@@ -140,6 +140,7 @@ class Mount:
         return {
             "lookup": (root, FILE_NAME, CTX),
             "getattr": (self.ino, CTX),
+            "access": (self.ino, os.W_OK, CTX),
             "setattr": (self.ino, pyfuse3.EntryAttributes(), truncate, None, CTX),
             "opendir": (root, CTX),
             "readdir": (self.dir_fh, 2, Token(9)),

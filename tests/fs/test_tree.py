@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from rucio_fs.config import CacheConfig
 from rucio_fs.errors import Denied, LoginFailed, TooSlow, Unreachable
 from rucio_fs.operations import Presentation
 from tests.fakes import EPOCH_NS, SECOND
@@ -320,3 +321,27 @@ async def test_attributes_cannot_be_changed(filled: World, path: str, change: st
     attr.st_size = 10 if change == "size" else 0
     with fails_with(errno.EROFS):
         await filled.operations.setattr(ino, attr, Fields(), None, filled.kernel.ctx)
+
+
+async def test_a_name_missing_from_a_closed_dataset_is_looked_for_once_it_is_open_again(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.rucio.file("s:f", b"f")
+    world.rucio.dataset("s:ds", "s:f")
+    world.rucio.close_did("s:ds")
+    with fails_with(errno.ENOENT):
+        await world.kernel.walk("s/ds/late")
+    world.rucio.file("s:late", b"late")
+    world.rucio.open_did("s:ds")
+    world.rucio.attach("s:ds", "s:late")
+    await trio.sleep(CacheConfig().missing_ttl + 1)
+    asked = world.rucio.calls.total()
+    assert (await world.kernel.walk("s/ds/late")).st_size == 4
+    assert world.rucio.calls.total() - asked == 3  # is it open?  its members; the time of one
+
+
+async def test_a_directory_named_by_its_scope_is_another_directory(world: World) -> None:
+    world.rucio.dataset("s:ds")
+    plain, full = await world.kernel.walk("s/ds"), await world.kernel.walk("s/s:ds")
+    assert plain.st_ino != full.st_ino
+    assert (await world.kernel.walk("s/ds")).st_ino == plain.st_ino

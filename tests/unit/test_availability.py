@@ -15,6 +15,7 @@ from rucio_fs.availability import (
     LocalCopy,
     Nowhere,
     Site,
+    Unmapped,
     decide,
     local_path,
 )
@@ -63,7 +64,9 @@ NO_SITE = Site()
         ),
         (file(wan("FAR")), HERE, Elsewhere(("FAR",))),
         (file(wan("FAR"), wan("AWAY")), HERE, Elsewhere(("FAR", "AWAY"))),
-        (file(wan("COLO", "file:///data/f")), HERE, Elsewhere(("COLO",))),
+        (file(wan("COLO", "file:///data/f")), HERE, Unmapped("COLO", "file:///data/f")),
+        (file(wan("FAR"), wan("COLO", "davs://c/f")), HERE, Unmapped("COLO", "davs://c/f")),
+        (file(wan("COLO", "davs://c/f")), NO_SITE, Elsewhere(("COLO",))),
         (file(SILENT="AVAILABLE"), HERE, Elsewhere(("SILENT",))),
         (file(wan("FAR"), GONE="UNAVAILABLE"), HERE, Elsewhere(("FAR",))),
         (file(wan("FAR"), COLO="COPYING"), HERE, Arriving("COLO")),

@@ -165,3 +165,11 @@ async def test_a_prospect_is_no_old_answer(rucio: FakeCatalogue, opener: Opener)
     rucio.error = Unreachable("away")
     with pytest.raises(Unreachable):
         await opener.prospect(MY, F)
+
+
+async def test_a_pfn_that_leads_nowhere_here_asks_for_the_configuration(
+    rucio: FakeCatalogue, opener: Opener
+) -> None:
+    rucio.replica(F, "COLO", "davs://colo/f", is_lan=False)
+    with pytest.raises(NotYetHere, match=r"at COLO as davs://colo/f.*site\.paths"):
+        await opener.open(MY, F)
