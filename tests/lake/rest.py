@@ -51,6 +51,10 @@ class Rest:
         answer.raise_for_status()
         return answer.json()
 
+    def create(self, path: str, body: Any) -> None:
+        """Create something that Rucio answers with the word Created."""
+        self._session.post(f"{self._url}{path}", json=body, timeout=30).raise_for_status()
+
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
