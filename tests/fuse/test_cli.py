@@ -472,7 +472,13 @@ def test_umount_of_a_mount_in_use(mounted: Path) -> None:
 
 def test_umount_of_what_is_not_ours(directory: Path) -> None:
     assert complaint(rucio_fs("umount", directory), 1) == f"{directory}: not mounted"
-    assert "a proc mount, not one of rucio-fs" in complaint(rucio_fs("umount", "/proc"), 1)
+    # One of the test's own: a rucio-fs that does not refuse would take it away.
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", directory], check=True, timeout=DEADLINE)
+    try:
+        assert "a tmpfs mount, not one of rucio-fs" in complaint(rucio_fs("umount", directory), 1)
+        assert mounted_at(directory) == ["tmpfs"]
+    finally:
+        subprocess.run(["umount", directory], check=True, timeout=DEADLINE)
 
 
 def test_a_directory_with_something_in_it(directory: Path, lake: Lake) -> None:
@@ -504,8 +510,11 @@ def test_ctrl_c_while_waiting_ends_the_server(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and never answers
         config = rucio_cfg(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        patient = "rucio.timeout=10min,rucio.deadline=10min"  # so that it does not end by itself
         with subprocess.Popen(
-            [*COMMAND, "mount", "--rucio-config", config, directory],
+            # A shell that starts the tests with & makes its children ignore SIGINT.
+            ["env", "--default-signal=INT", *COMMAND]
+            + ["mount", "--rucio-config", config, "-o", patient, directory],
             stderr=subprocess.PIPE,
             text=True,
             env=clean_environment(RUCIO_FS_LOG_FILE="/dev/null"),
