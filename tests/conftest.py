@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,11 +33,24 @@ def lake() -> Iterator[Lake]:
 
 
 @pytest.fixture
-def mounter(lake: Lake, request: pytest.FixtureRequest) -> Iterator[Mounter]:
+def mounter(lake: Lake) -> Iterator[Mounter]:
     """Makes mounts of the lake: ``mounter(cache_size="1 MiB", expect_warnings=True)``.
 
     At the end each has to have unmounted in good order and logged no warning (unless expected).
     """
+    with _mounting(lake) as mount:
+        yield mount
+
+
+@pytest.fixture(scope="module")
+def module_mounter(lake: Lake) -> Iterator[Mounter]:
+    """The same for mounts that the tests of a module share, since none changes their state."""
+    with _mounting(lake) as mount:
+        yield mount
+
+
+@contextmanager
+def _mounting(lake: Lake) -> Iterator[Mounter]:
     made: list[tuple[Mount, bool]] = []
 
     def mount(
@@ -48,10 +62,14 @@ def mounter(lake: Lake, request: pytest.FixtureRequest) -> Iterator[Mounter]:
         made.append((one, expect_warnings))
         return one
 
-    yield mount
-    codes = [(one, one.close(), expected) for one, expected in made]
-    for one, code, warned in codes:
-        assert code == 0, f"the server ended with {code}:\n{one.log_text()}"
-        if not warned:
-            assert one.warnings() == []
-        one.remove()
+    try:
+        yield mount
+    finally:
+        codes = [one.close() for one, _ in made]
+        logs = [one.log_text() for one, _ in made]
+        warnings = [[] if expected else one.warnings() for one, expected in made]
+        for one, _ in made:
+            one.remove()
+    for code, log, warned in zip(codes, logs, warnings, strict=True):
+        assert code == 0, f"the server ended with {code}:\n{log}"
+        assert warned == []
