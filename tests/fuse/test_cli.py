@@ -511,10 +511,10 @@ def test_ctrl_c_while_waiting_ends_the_server(
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and never answers
         config = rucio_cfg(f"http://127.0.0.1:{silent.getsockname()[1]}")
         patient = "rucio.timeout=10min,rucio.deadline=10min"  # so that it does not end by itself
+        # A shell that starts the tests with & makes its children ignore SIGINT.
+        command = ["env", "--default-signal=INT", *COMMAND, "mount"]
         with subprocess.Popen(
-            # A shell that starts the tests with & makes its children ignore SIGINT.
-            ["env", "--default-signal=INT", *COMMAND]
-            + ["mount", "--rucio-config", config, "-o", patient, directory],
+            [*command, "--rucio-config", config, "-o", patient, directory],
             stderr=subprocess.PIPE,
             text=True,
             env=clean_environment(RUCIO_FS_LOG_FILE="/dev/null"),
