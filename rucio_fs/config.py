@@ -96,7 +96,7 @@ class SiteConfig:
 class CacheConfig:
     """How much of the catalogue is remembered and how long it counts."""
 
-    size: Bytes = 64 * MIB  # about 100,000 entries at 660 bytes each
+    size: Bytes = 64 * MIB  # 160,000 members of directories at 400 bytes each
     scopes_ttl: Seconds = 5 * MINUTE  # scopes are made by administrators, a few a week
     open_ttl: Seconds = MINUTE  # an open collection grows while people watch it
     closed_ttl: Seconds = DAY  # a closed collection does not change, but can be deleted
