@@ -187,7 +187,8 @@ def from_options(
             if not option or name in _GENERIC_OPTIONS or option.startswith(_GENERIC_PREFIXES):
                 continue
             if name not in names:
-                near = _nearest(name, names.keys() | _GENERIC_OPTIONS)
+                # What has a value is no misspelt flag of mount(8).
+                near = _nearest(name, names.keys() if equals else names.keys() | _GENERIC_OPTIONS)
                 raise UsageError(f"unknown mount option {name!r}{near}")
             setting = names[name]
             if not equals and not isinstance(setting.default(), bool):
@@ -201,8 +202,11 @@ def from_options(
 def _nearest(name: str, known: Iterable[str]) -> str:
     """End of a message about the unknown *name*: the key that was probably meant."""
     candidates = sorted(known)
-    # The section is left out: a key is more often in the wrong one than misspelt.
-    lasts = {key.rpartition(".")[2]: key for key in candidates}
+    # The section is left out: a key is more often in the wrong one than misspelt.  Of two as near,
+    # the one that is written so wins.
+    lasts = {key.rpartition(".")[2]: key for key in candidates} | {key: key for key in candidates}
+    if "." not in name and (near := difflib.get_close_matches(name, candidates, n=1)):
+        return f"; did you mean {near[0]!r}?"
     near = difflib.get_close_matches(name.rpartition(".")[2], lasts, n=1, cutoff=0.5)
     if near:
         return f"; did you mean {lasts[near[0]]!r}?"

@@ -133,6 +133,13 @@ def translate(exc: Exception, asked: str, host: str) -> RucioFsError:
         return exc
     if isinstance(exc, RucioSays):
         return _translate_answer(exc, asked, host)
+    if isinstance(exc, exception.ConfigNotFound | exception.ConfigLoadingError):
+        _, _, looked = str(exc).strip().rpartition(":")
+        paths = " ".join(looked.split())
+        where = f" (looked for {paths})" if paths else ""
+        return UsageError(
+            f"no rucio.cfg is found{where}; name yours with --rucio-config or in RUCIO_CONFIG"
+        )
     if isinstance(exc, exception.RucioException):
         ours = _ours(type(exc)) or errors.Refused
         return ours(f"{asked}: {one_line(str(exc))}")

@@ -322,6 +322,7 @@ def test_a_mistake_in_the_file_names_file_key_and_cure(
     ("option", "message"),
     [
         ("nodv", "unknown mount option 'nodv'; did you mean 'nodev'?"),
+        ("siet=HERE", "unknown mount option 'siet'; did you mean 'site'?"),
         ("cache_sise=1", "did you mean 'cache_size'?"),
         ("cache.sise=1", "did you mean 'cache.size'?"),
         ("uid", "mount option 'uid' needs a value, for example -o uid=1000"),
