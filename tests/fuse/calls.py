@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from uuid import uuid4
 
 from lake import Lake
@@ -47,7 +48,10 @@ class CallLog:
         for _ in range(3):
             mark = uuid4().hex
             self._rest.get(f"/ping?{mark}")
-            eventually(self._log.read_text, lambda text, mark=mark: mark in text)
+            eventually(partial(self._holds, mark), bool)
+
+    def _holds(self, mark: str) -> bool:
+        return mark in self._log.read_text()
 
     def _kinds(self, text: str) -> Iterator[str]:
         for line in text.splitlines():

@@ -138,7 +138,7 @@ def test_a_scope_lists_what_has_no_parent_in_it(mount: Mount) -> None:
 
 def test_listing_all_shows_every_did_of_a_scope(rest: Changer, mounter: Mounter) -> None:
     rows = rest.rows("/dids/sky/dids/search?type=all")
-    names = sorted(filenames.encode(str(row)) for row in rows)  # type: ignore[call-overload]
+    names = sorted(filenames.encode(str(row)) for row in rows)
     assert len(names) >= 25
     assert mounter(scopes__listing="all").ls("sky") == names
 
