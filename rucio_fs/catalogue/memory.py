@@ -29,6 +29,10 @@ SMALL = 1200
 """Bytes that an answer about one DID takes with its key (measured with pympler: 0.7 to 1.1 kB)."""
 
 
+BURST = 0.05
+"""Seconds after a failure, or another one like it, in which the same question fails at once."""
+
+
 class Known(NamedTuple, Generic[T]):
     """An answer, and for how many seconds it still counts (0 for an old one served in need)."""
 
@@ -65,8 +69,7 @@ class _Flight:
 
     def raise_error(self) -> None:
         if self.error is not None:
-            # A copy: one exception raised in many tasks would collect all their tracebacks.
-            raise type(self.error)(*self.error.args) from self.error
+            raise _copy(self.error) from self.error
 
 
 class Memory:
@@ -78,6 +81,8 @@ class Memory:
         self._store: LRUCache[Key, _Entry] = LRUCache(config.size, getsizeof=lambda e: e.nbytes)
         self._flights: dict[Key, _Flight] = {}
         self._is_ending = False
+        self._failure: tuple[Key, RucioFsError] | None = None
+        self._failed_at = 0.0
         self.forgotten = 0  # how often somebody asked to forget: an answer of before is no news
         self.health = Health()
 
@@ -125,16 +130,25 @@ class Memory:
         """Run *act*, or wait for the one that runs under *key*; say whether *act* ran.
 
         What the run raised is raised here, but for a `NotFound` of somebody else's run: that is
-        about what he asked.
+        about what he asked.  In a `BURST` of questions, as ``ls -l`` makes one for each file, a
+        failure answers all of them: else each would wait for Rucio as long as the first did.
         """
 
         async def fetch() -> None:
             await act()
 
         joined = self._flights.get(key)
+        if joined is None and self._failure is not None and self._failure[0] == key:
+            now = trio.current_time()
+            is_burst, self._failed_at = now - self._failed_at <= BURST, now
+            if is_burst:
+                raise _copy(self._failure[1])
+            self._failure = None
         flight = joined or self._launch(key, fetch)
         await flight.landed.wait()
         if joined is None or not isinstance(flight.error, NotFound):
+            if flight.error is not None and not isinstance(flight.error, NotFound):
+                self._failure, self._failed_at = (key, flight.error), trio.current_time()
             flight.raise_error()
         return joined is None
 
@@ -247,6 +261,11 @@ def _known(entry: _Entry) -> Known[Any]:
     if isinstance(entry.value, NotFound):
         raise NotFound(*entry.value.args) from entry.value
     return Known(entry.value, max(0.0, entry.fresh_until - trio.current_time()))
+
+
+def _copy(error: RucioFsError) -> RucioFsError:
+    """One exception raised in many tasks would collect all their tracebacks."""
+    return type(error)(*error.args)
 
 
 def _ending() -> RucioFsError:

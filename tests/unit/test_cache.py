@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rucio_fs.catalogue.base import BULK_LIMIT, Listing
 from rucio_fs.catalogue.cache import CachedCatalogue
-from rucio_fs.catalogue.memory import Known
+from rucio_fs.catalogue.memory import BURST, Known
 from rucio_fs.config import CacheConfig
 from rucio_fs.did import DID, DIDInfo, DIDType, Identity, Member
 from rucio_fs.errors import (
@@ -862,6 +862,7 @@ async def test_rucio_goes_away_during_a_chunk(
     failing.fail(method, Unreachable("away"), nth=1)
     with pytest.raises(Unreachable):
         await cache.mtime_ns(MY, listing, 3)
+    await trio.sleep(2 * BURST)
     assert await cache.mtime_ns(MY, listing, 4) == EPOCH_NS + 4 * SECOND
     with pytest.raises(NotFound):
         await cache.mtime_ns(MY, listing, 3)
@@ -950,6 +951,26 @@ async def test_old_collections_are_shown_while_rucio_is_away(
     known = await cache.member_info(MY, listing, 0)
     assert known == Known(known.value, 0.0)
     assert trio.current_time() - started <= 2 * CONFIG.stale_after
+
+
+async def test_one_failure_answers_a_burst_of_questions_and_no_later_one(
+    rucio: FakeCatalogue,
+    failing: FailingCatalogue,
+    cache: CachedCatalogue,
+    autojump_clock: MockClock,
+) -> None:
+    files = rucio.dataset("s:burst", *[rucio.file(f"s:f{n}") for n in range(100)])
+    listing = (await cache.content(MY, files)).value
+    failing.fail("infos", Unreachable("away"))
+    asked = failing.calls["infos"]
+    for position in range(100):
+        with pytest.raises(Unreachable, match="away"):
+            await cache.mtime_ns(MY, listing, position)
+        await trio.sleep(BURST / 2)  # a slow `ls -l`, longer in all than a burst's pause
+    assert failing.calls["infos"] - asked == 1
+    failing.heal()
+    await trio.sleep(BURST * 2)
+    assert await cache.mtime_ns(MY, listing, 0)
 
 
 async def test_a_bulk_answer_on_its_way_when_forgotten_is_not_kept(
