@@ -385,6 +385,39 @@ def test_an_open_dataset_is_asked_again_after_open_ttl(
     eventually(lambda: mount.ls(new_scope, "set"), lambda names: names == ["new.txt"], deadline=8)
 
 
+def test_a_removed_name_is_gone_when_open_ttl_is_over(
+    rest: Changer, mounter: Mounter, new_scope: str
+) -> None:
+    dataset, file = f"{new_scope}:set", _new_file(rest, new_scope, "old.txt")
+    rest.add_collection(dataset, [file])
+    mount = mounter(cache__open_ttl=1)
+    way = (new_scope, "set", "old.txt")
+    assert _errno(mount, *way) is None
+    rest.detach(dataset, file)
+    eventually(lambda: _errno(mount, *way), lambda number: number == "ENOENT", deadline=8)
+    assert mount.ls(new_scope, "set") == []
+
+
+def test_a_closed_dataset_is_remembered_for_closed_ttl(
+    rest: Changer, mounter: Mounter, new_scope: str
+) -> None:
+    dataset = f"{new_scope}:set"
+    rest.add_collection(dataset, [_new_file(rest, new_scope, "first.txt")])
+    rest.set_open(dataset, False)
+    mount = mounter(cache__open_ttl=0.1, cache__missing_ttl=0.1, cache__closed_ttl=HOUR)
+    assert mount.ls(new_scope, "set") == ["first.txt"]
+    rest.set_open(dataset, True)
+    rest.attach(dataset, _new_file(rest, new_scope, "second.txt"))
+    assert mount.ls(new_scope, "set") == ["first.txt"]
+    # Who names the new file has it looked for, and the directory with it.
+    eventually(
+        lambda: _errno(mount, new_scope, "set", "second.txt"),
+        lambda number: number is None,
+        deadline=8,
+    )
+    assert mount.ls(new_scope, "set") == ["first.txt", "second.txt"]
+
+
 def _refresh_file(mount: Mount, dataset: str) -> None:
     done = mount.run("bash", "-c", f"echo 1 > {mount.path}/.rucio/refresh")
     assert (done.returncode, done.stderr) == (0, "")
