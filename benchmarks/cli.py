@@ -18,7 +18,7 @@ from benchmarks.bench import QUICK, Bench, Sizes, prepared
 from benchmarks.listing import listing, long_listing, stat
 from benchmarks.memory import memory
 from benchmarks.reading import reading
-from benchmarks.report import Result, machine
+from benchmarks.report import Result, machine, markdown, publish
 from benchmarks.served import BenchError
 from benchmarks.starting import start
 from lake.errors import LakeError
@@ -44,12 +44,23 @@ BENCHMARKS: Mapping[str, Callable[[Bench], Result]] = {
     help="Also write every measurement to this file.",
 )
 @click.option(
+    "--publish",
+    "published",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Also put the figures between the markers in this Markdown file.",
+)
+@click.option(
     "--lake",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Measure on the lake that runs in this directory (scopes are added to it).",
 )
 def main(
-    names: tuple[str, ...], quick: bool, is_long: bool, json_file: Path | None, lake: Path | None
+    names: tuple[str, ...],
+    quick: bool,
+    is_long: bool,
+    json_file: Path | None,
+    published: Path | None,
+    lake: Path | None,
 ) -> None:
     """Measure rucio-fs on a lake of its own and print each figure beside its target.
 
@@ -57,7 +68,8 @@ def main(
     """
     _interrupt_once()
     before = machine()
-    print(f"python -m benchmarks {shlex.join(sys.argv[1:])}".rstrip())
+    command = f"python -m benchmarks {shlex.join(sys.argv[1:])}".rstrip()
+    print(command)
     print(", ".join(f"{key} {value}" for key, value in before.items()) + "\n", flush=True)
     begin = time.monotonic()
     results = []
@@ -73,11 +85,13 @@ def main(
     print(f"{missed} targets not met; {time.monotonic() - begin:.0f} s; load at the end {load:.1f}")
     if json_file is not None:
         document = {
-            "command": ["python", "-m", "benchmarks", *sys.argv[1:]],
+            "command": command,
             "machine": before,
             "benchmarks": [result.json() for result in results],
         }
         json_file.write_text(json.dumps(document, indent=1) + "\n")
+    if published is not None:
+        publish(published, markdown(command, before, results))
 
 
 def _interrupt_once() -> None:

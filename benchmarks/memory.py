@@ -73,7 +73,10 @@ def _million(bench: Bench, result: Result) -> None:
         result.samples[f"{case}: RSS MB over time"] = sampler.samples
     result.verdicts.append(at_most("cache bytes over it all", most, limit, "cache limit"))
     highest = max(sampler.samples)
-    result.notes.append(f"{case}: RSS never above {highest:.0f} MB ({len(sampler.samples)} looks)")
+    result.notes.append(
+        f"{case}: RSS never above {highest:.0f} MB ({len(sampler.samples)} looks); beside the cache"
+        " are the inodes that the kernel remembers, and gives back when memory gets short"
+    )
 
 
 class _Sampler:

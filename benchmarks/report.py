@@ -6,12 +6,13 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 MB = 1_000_000
+_BEGIN, _END = "<!-- figures -->", "<!-- end of figures -->"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,31 @@ class Result:
             ],
             "notes": self.notes,
         }
+
+
+def markdown(command: str, where: Mapping[str, Any], results: Sequence[Result]) -> str:
+    """The targets as a table, then every benchmark's own table."""
+    lines = [f"`{command}`, {', '.join(f'{key} {value}' for key, value in where.items())}", ""]
+    lines += ["| benchmark | what | measured | target | met |", "|---|---|---|---|---|"]
+    for result in results:
+        for v in result.verdicts:
+            met = "yes" if v.met else "**no**"
+            cells = [result.name, v.what, number(v.figure), v.target, met]
+            lines.append(f"| {' | '.join(cells)} |")
+    for result in results:
+        table = _table(result.columns, result.rows)
+        lines += ["", f"{result.title}:", "", "```", *table, "```"]
+        lines += [f"({note})" for note in result.notes]
+    return "\n".join(lines)
+
+
+def publish(file: Path, text: str) -> None:
+    """Put *text* between the two markers in *file*.  Raises: ValueError where there are none."""
+    before, begin, rest = file.read_text().partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"{file} has no {_BEGIN} and {_END}")
+    file.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def number(value: float) -> str:
