@@ -17,7 +17,7 @@ import trio
 
 from rucio_fs.catalogue.base import BULK_LIMIT, Catalogue, Listing
 from rucio_fs.catalogue.health import Health
-from rucio_fs.catalogue.memory import SMALL, Known, Memory, Worth
+from rucio_fs.catalogue.memory import SMALL, Key, Known, Memory, Worth
 from rucio_fs.config import CacheConfig
 from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas, Identity
 from rucio_fs.errors import Refused, Unreachable
@@ -126,6 +126,10 @@ class CachedCatalogue:
 
     # --- members of a directory ----------------------------------------------------------------
 
+    def look_anew(self, who: Identity, listing: Listing) -> None:
+        """Somebody reads the directory from its start: what failed before is asked again."""
+        self._memory.try_again(_members_key(who, listing))
+
     async def member_info(
         self, who: Identity, listing: Listing, position: int, *, alone: bool = False
     ) -> Known[DIDInfo]:
@@ -158,7 +162,7 @@ class CachedCatalogue:
             listing.learn({did: (await self.info(who, did)).value}, [position])
         while (mtime_ns := listing.mtime_ns(position)) is None:
             await self._memory.once(
-                ("members", who, listing.ref),
+                _members_key(who, listing),
                 lambda: self._learn(who, listing, listing.without_mtime(position)),
             )
         return mtime_ns
@@ -173,7 +177,7 @@ class CachedCatalogue:
             asked = list(islice(self._unknown(who, listing, position), BULK_LIMIT))
             try:
                 is_asked = await self._memory.once(
-                    ("members", who, listing.ref), partial(self._learn, who, listing, asked)
+                    _members_key(who, listing), partial(self._learn, who, listing, asked)
                 )
             except Unreachable:
                 if not has_old:
@@ -273,3 +277,7 @@ class CachedCatalogue:
         if info.type is DIDType.FILE:
             return Worth(self._config.file_ttl, SMALL)
         return Worth(self._config.open_ttl if info.is_open else self._config.closed_ttl, SMALL)
+
+
+def _members_key(who: Identity, listing: Listing) -> Key:
+    return ("members", who, listing.ref)

@@ -152,6 +152,11 @@ class Memory:
             flight.raise_error()
         return joined is None
 
+    def try_again(self, key: Key) -> None:
+        """Forget that *key* has failed: a new burst begins."""
+        if self._failure is not None and self._failure[0] == key:
+            self._failure = None
+
     def at_hand(self, key: Key) -> Known[Any] | None:
         """A fresh answer that is no "not found"; asks nobody."""
         entry = self._fresh(key, None)

@@ -143,7 +143,9 @@ class CollectionDir(_DIDNode, Dir):
         return entry
 
     async def children(self, who: Identity) -> Sequence[Entry]:
-        return Members(self._services, who, self, await self._content(who))
+        known = await self._content(who)
+        self._services.catalogue.look_anew(who, known.value)
+        return Members(self._services, who, self, known)
 
     async def _content(self, who: Identity) -> Known[Listing]:
         if self.did in self._parent.ancestors():

@@ -118,6 +118,7 @@ class ScopeDir(Dir):
 
     async def children(self, who: Identity) -> Sequence[Entry]:
         known = await self._services.catalogue.scope_content(who, self.scope)
+        self._services.catalogue.look_anew(who, known.value)
         return Members(self._services, who, self, known)
 
     async def xattr_names(self, who: Identity) -> Sequence[str]:
