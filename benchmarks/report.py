@@ -119,7 +119,7 @@ def machine() -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "system": names[0] if names else platform.system(),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "load": [round(load, 2) for load in os.getloadavg()],
