@@ -8,9 +8,11 @@ the business of `rucio.RucioCatalogue`.
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from configparser import Error as ConfigError
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -121,7 +123,8 @@ class Clients:
             from rucio_fs.catalogue import failures
 
             try:
-                from rucio_fs.catalogue.client import RucioClient, forget_config
+                with _without_paramiko():
+                    from rucio_fs.catalogue.client import RucioClient, forget_config
 
                 if os.environ.get("RUCIO_CONFIG") != before:
                     forget_config()
@@ -137,6 +140,28 @@ class Clients:
                 raise UsageError(f"{_config_name()}: {failures.one_line(str(exc))}") from exc
             except Exception as exc:
                 raise failures.translate(exc, _config_name(), settings.host or "Rucio") from exc
+
+
+@contextmanager
+def _without_paramiko() -> Iterator[None]:
+    """Import rucio-clients as if paramiko were not installed, unless a key is to log in.
+
+    They import it, with all of cryptography, wherever it is there: 19 MB that nobody uses.
+    """
+    from rucio.common.config import config_get  # noqa: TID251
+
+    # Only a default where nothing is configured: what is wrong with a configuration is said later.
+    auth_type = os.environ.get("RUCIO_AUTH_TYPE") or config_get(
+        "client", "auth_type", raise_exception=False, default=None
+    )
+    if auth_type == "ssh" or "paramiko" in sys.modules:
+        yield
+        return
+    sys.modules["paramiko"] = None  # type: ignore[assignment] # how Python spells "not there"
+    try:
+        yield
+    finally:
+        del sys.modules["paramiko"]
 
 
 def _config_name() -> str:
