@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -244,6 +245,18 @@ def test_a_file_with_remote_replicas_only_is_eagain_with_the_reason(mount: Mount
 def test_a_file_without_any_replica_is_enodata(mount: Mount, scope: str) -> None:
     assert _open_errno(mount, scope, "nowhere") == "ENODATA"
     assert "no available replica" in str(mount.xattr("error", scope, "nowhere"))
+
+
+def test_a_copy_of_the_right_size_is_read_as_it_is(
+    lake: Lake, rest: Changer, mounter: Mounter, new_scope: str
+) -> None:
+    # What docs/SEMANTICS.md warns of: no checksum is computed of what lies on the RSE.
+    rest.add_file(f"{new_scope}:data", b"right")
+    direct.path_at_colo(lake, new_scope, "data").write_bytes(b"wrong")
+    mount = mounter()
+    assert mount.run("cat", mount.path / new_scope / "data").stdout == "wrong"
+    adler32 = f"{zlib.adler32(b'right'):08x}"
+    assert mount.xattr("adler32", new_scope, "data") == adler32
 
 
 def test_a_copy_cut_while_open_is_eio_and_never_a_short_file(
