@@ -53,7 +53,7 @@ class MountConfig:
     umask: Umask = 0  # the tree is read-only as it is
     allow_other: Flag = False  # every reader gets the mount's rights in Rucio: never by accident
     fsname: Label = "rucio"  # what `df` and `mount` show as the source
-    xattrs: Flag = True  # user.rucio.*; off makes `ls -l` of a large directory 10 times faster
+    xattrs: Flag = True  # user.rucio.*; cost nothing until somebody asks for one
     read_ahead: Bytes = MIB  # 1.5 times the cold reads of the kernel's 128 KiB; more adds nothing
     max_tasks: Count = 1000  # requests at once; at pyfuse3's 99, slow opens stop everybody else
     timeout_local: Wait = MINUTE  # a busy disk array recovers in less; a dead NFS server never does

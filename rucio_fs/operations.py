@@ -337,11 +337,16 @@ class Operations(pyfuse3.Operations):
         return entry
 
 
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        # Not left out: the kernel itself would then answer ENODATA for system.posix_acl_access,
+        # and `ls -l` asks of every file until it hears that the filesystem knows no such thing.
+        raise pyfuse3.FUSEError(errno.EOPNOTSUPP)
+
+
 class OperationsWithXattrs(Operations):
     """The same with extended attributes.
 
-    A class of its own, since a handler that exists cannot be switched off for one mount, and one
-    that does not exist saves two requests per file of ``ls -l``.
+    A class of its own: listxattr and setxattr cannot be switched off for one mount.
     """
 
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
