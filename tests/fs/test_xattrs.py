@@ -252,9 +252,20 @@ async def test_attributes_of_a_forgotten_inode(filled: World, name: bytes) -> No
 
 def test_without_xattrs_the_kernel_is_told_so_once_and_for_all() -> None:
     """ENOSYS, which pyfuse3 answers where there is no handler."""
-    for name in ("getxattr", "setxattr", "listxattr", "removexattr"):
+    for name in ("setxattr", "listxattr", "removexattr"):
         assert getattr(Operations, name) is getattr(pyfuse3.Operations, name)
         assert getattr(OperationsWithXattrs, name) is not getattr(pyfuse3.Operations, name)
+
+
+@pytest.mark.parametrize("name", [b"user.rucio.did", b"security.selinux", b"user.x"])
+async def test_without_xattrs_reading_one_says_that_there_are_none(
+    filled: World, name: bytes
+) -> None:
+    ino = await filled.kernel.ino("s/f")
+    with fails_with(errno.EOPNOTSUPP):
+        await Operations.getxattr(
+            filled.operations, ino, pyfuse3.XAttrNameT(name), filled.kernel.ctx
+        )
 
 
 # --- refreshing --------------------------------------------------------------------------------
