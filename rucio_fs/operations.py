@@ -336,7 +336,6 @@ class Operations(pyfuse3.Operations):
         entry.entry_timeout = ttl
         return entry
 
-
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         # Not left out: the kernel itself would then answer ENODATA for system.posix_acl_access,
         # and `ls -l` asks of every file until it hears that the filesystem knows no such thing.

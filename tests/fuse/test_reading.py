@@ -97,10 +97,28 @@ def _way(mount: Mount, file: samples.SampleFile) -> tuple[str, ...]:
     return (file.scope, filename)
 
 
+def _uncache(lake: Lake, mount: Mount, scope: str, name: str) -> None:
+    """Let no page of the file stay in memory: neither the mount's nor the storage's."""
+    code = """
+for path in ARGS:
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+show(None)
+"""
+    mount.python(code, mount.path / scope / name, direct.path_at_colo(lake, scope, name))
+
+
+cached_or_not = pytest.mark.parametrize("is_cached", [True, False], ids=["warm", "cold"])
+
+
+@cached_or_not
 @pytest.mark.parametrize("how", ["read", "mmap", "one-by-one", "backwards"])
 def test_every_way_of_reading_gives_the_same_bytes(
-    lake: Lake, mount: Mount, scope: str, how: str
+    lake: Lake, mount: Mount, scope: str, how: str, is_cached: bool
 ) -> None:
+    if not is_cached:
+        _uncache(lake, mount, scope, "random")
     code = """
 import hashlib, mmap
 how, path = ARGS[0], os.path.join(ROOT, *ARGS[1:])
@@ -125,6 +143,7 @@ show(digest.hexdigest())
 
 
 def test_random_reads_give_the_bytes_of_their_place(lake: Lake, mount: Mount, scope: str) -> None:
+    _uncache(lake, mount, scope, "random")
     code = """
 import random
 original = open(ARGS[2], 'rb').read()
@@ -152,7 +171,12 @@ show([os.pread(fd, 10, at).decode() for fd in fds for at in (0, 1, 5000)])
     assert mount.python(code, scope) == ["", "", "", "1", "", ""]
 
 
-def test_bytes_beyond_4_gib_are_those_of_their_place(mount: Mount, scope: str) -> None:
+@cached_or_not
+def test_bytes_beyond_4_gib_are_those_of_their_place(
+    lake: Lake, mount: Mount, scope: str, is_cached: bool
+) -> None:
+    if not is_cached:
+        _uncache(lake, mount, scope, "huge")
     assert mount.stat(scope, "huge")["size"] == HUGE
     path = mount.path / scope / "huge"
     assert mount.run("tail", "-c", "4", path).stdout == "last"

@@ -319,6 +319,17 @@ def test_a_name_that_stands_for_no_did_is_enoent(mount: Mount, filename: str) ->
     assert _errno(mount, "lab", "mixed", filename) == "ENOENT"
 
 
+def test_no_did_has_a_second_way_of_writing_its_name(mount: Mount) -> None:
+    for plain, other in [
+        (("lab", "notes.txt"), ("lab", "%6Eotes.txt")),
+        (("lab", "same%2Fbelow.txt"), ("lab", "same%2fbelow.txt")),
+        (("lab", "mixed", "lab:notes.txt"), ("lab", "mixed", "lab%3Anotes.txt")),
+        (("lab", "lab:notes.txt"), ("lab", "lab:%6Eotes.txt")),
+    ]:
+        assert _errno(mount, *plain) is None
+        assert _errno(mount, *other) == "ENOENT"
+
+
 # --- inode numbers -----------------------------------------------------------------------------
 
 
