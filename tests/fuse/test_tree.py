@@ -504,20 +504,18 @@ def test_a_directory_is_read_as_it_was_opened_and_rewinddir_sees_the_new(
     lake: Lake, rest: Changer, mounter: Mounter
 ) -> None:
     scope = direct.fresh_scope()
-    names = [f"f{number:05d}" for number in range(5000)]  # several times what one getdents takes
-    plan = direct.Plan(
-        files=[direct.File(name, bytes=1) for name in names],
-        collections=[direct.Collection("set", names, is_open=True)],
-    )
-    direct.insert(lake, scope, plan)
+    # Several times what the kernel takes at once, which is up to 1 MiB.
+    names = [f"b{number:06d}.dat" for number in range(15_000)]
+    lake.fill(scope, big=len(names))
+    dataset = f"{scope}:big"
+    rest.set_open(dataset, True)
     mount = mounter(cache__open_ttl=HOUR)
-    with Client(mount.path / scope / "set", _READS_A_DIRECTORY) as client:
-        first = client.seen()
-        assert 0 < first < 5000
-        rest.attach(f"{scope}:set", _new_file(rest, scope, "a-new-one"))
-        rest.detach(f"{scope}:set", f"{scope}:{names[-1]}")
+    with Client(mount.path / scope / "big", _READS_A_DIRECTORY) as client:
+        assert client.seen() == 100
+        rest.attach(dataset, _new_file(rest, scope, "a-new-one"))
+        rest.detach(dataset, f"{scope}:{names[-1]}")
         _refresh_file(mount, "")
-        assert "a-new-one" in mount.ls(scope, "set")
+        assert "a-new-one" in mount.ls(scope, "big")
         client.go_on()
         assert sorted(client.seen()) == names
         client.go_on()
@@ -543,7 +541,7 @@ def read(limit=10**9):
         if entry.contents.name not in (b'.', b'..'):
             yield entry.contents.name.decode()
 stream = libc.opendir(ROOT.encode())
-names = list(read(100))
+names = list(read(102))  # with the dots
 show(len(names))
 wait()
 show(names + list(read()))
