@@ -67,6 +67,8 @@ class _Mount:
         self._on_ready = on_ready
         self._who = Identity(config.rucio.account or "")
         self._born_ns = time.time_ns()
+        self._is_mounted = False
+        self._is_told_to_stop = False
 
     async def run(self) -> None:
         config = self._config
@@ -80,10 +82,13 @@ class _Mount:
             # found out before anything is mounted.
             await catalogue.scopes(self._who)
             operations = self._operations(catalogue, rucio.host, account)
-            self._mount(operations)
+            # Before there is a mount: a signal must never end the process and leave one behind.
+            await nursery.start(self._heed_signals, catalogue)
+            if self._is_told_to_stop:
+                return
+            self._mount(operations)  # atomic since the look: no await, no signal is heard
             ended_well = False
             try:
-                nursery.start_soon(self._heed_signals, catalogue)
                 nursery.start_soon(self._tune, operations)
                 nursery.start_soon(operations.interrupts.run)
                 log.info("%s is mounted", self._mountpoint)
@@ -160,6 +165,7 @@ class _Mount:
         except RuntimeError as exc:
             # libfuse has said why on stderr; pyfuse3 only says that.
             raise MountError(f"cannot mount at {self._mountpoint}: {exc}") from exc
+        self._is_mounted = True
 
     async def _tune(self, operations: Operations) -> None:
         """What only the kernel's side files can set, and only after it heard our INIT answer."""
@@ -173,8 +179,13 @@ class _Mount:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
 
-    async def _heed_signals(self, catalogue: CachedCatalogue) -> None:
+    async def _heed_signals(
+        self,
+        catalogue: CachedCatalogue,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:
                     log.info("SIGHUP: asking Rucio again for everything")
@@ -182,8 +193,10 @@ class _Mount:
                 else:
                     log.info("%s: unmounting %s", signal.Signals(number).name, self._mountpoint)
                     # Those who wait for Rucio are answered now, or terminate() would wait too.
+                    self._is_told_to_stop = True
                     catalogue.stop()
-                    pyfuse3.terminate()
+                    if self._is_mounted:
+                        pyfuse3.terminate()
                     return
 
     def _status(

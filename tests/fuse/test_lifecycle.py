@@ -110,6 +110,13 @@ def test_a_killed_server_leaves_enotconn_which_umount_clears(lake: Lake, mounter
             mount.remove()
 
 
+def test_a_signal_at_the_moment_of_mounting_leaves_no_mount(mounter: Mounter) -> None:
+    for _ in range(5):
+        mount = mounter()  # returns as soon as the kernel's table has it
+        assert mount.close() == 0
+        assert not mount.is_mounted()
+
+
 def test_the_directory_is_empty_and_usable_after_an_unmount(mounter: Mounter) -> None:
     mount = mounter()
     mount.close()
