@@ -2,7 +2,7 @@
 
 One frozen section per component; a component gets its section, never the whole.  Sizes are bytes
 and times are seconds; `units` reads what people write.  This module and `settings` alone know
-where a value came from, and nothing else in the package reads the environment.
+where a value came from; only Rucio's own variables are read elsewhere, beside its clients.
 Every key is explained in docs/CONFIGURATION.md.
 """
 

@@ -71,12 +71,6 @@ class NoAttribute(RucioFsError):
     errno, level = errno.ENODATA, logging.DEBUG
 
 
-class AttributeTooLong(RucioFsError):
-    """An extended attribute, or the list of names, exceeds what the kernel can carry (64 KiB)."""
-
-    errno, level = errno.E2BIG, logging.INFO
-
-
 class NotOffered(RucioFsError):
     """An operation that this kind of node does not have."""
 

@@ -110,6 +110,7 @@ class _Mount:
                 # `rsync --delete` delete its mirror.
                 pyfuse3.close(unmount=ended_well)
                 operations.handles.close_all()
+                rucio.close()
                 nursery.cancel_scope.cancel()
         log.info("%s is unmounted", self._mountpoint)
 

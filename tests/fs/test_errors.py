@@ -312,7 +312,6 @@ EXPECTED = {
     "Interrupted": ("EINTR", "DEBUG"),
     "ReadOnly": ("EROFS", "DEBUG"),
     "NoAttribute": ("ENODATA", "DEBUG"),
-    "AttributeTooLong": ("E2BIG", "INFO"),
     "NotOffered": ("EOPNOTSUPP", "DEBUG"),
     "Denied": ("EACCES", "WARNING"),
     "LoginFailed": ("EACCES", "ERROR"),
