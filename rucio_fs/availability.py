@@ -38,6 +38,17 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """What may be done for a file that is not here.
+
+    *brings*: make a rule; *recalls*: also where that has a tape mounted.
+    """
+
+    brings: bool = False
+    recalls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class LocalCopy:
     """A replica that is a file of this machine."""
 
@@ -54,8 +65,22 @@ class Local:
 
 
 @dataclass(frozen=True, slots=True)
+class Bring:
+    """There are replicas elsewhere, and a rule is to bring the file here."""
+
+    rses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """There are replicas, but none that this machine reads as a file."""
+    """There are replicas, but none that this machine reads as a file, and no rule is to be made."""
+
+    rses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Nearline:
+    """All replicas are on tape, which is not mounted for this."""
 
     rses: tuple[str, ...]
 
@@ -89,11 +114,11 @@ class Forbidden:
     reason: str
 
 
-Decision = Local | Unmapped | Elsewhere | Arriving | Nowhere | Forbidden
+Decision = Local | Unmapped | Bring | Elsewhere | Nearline | Arriving | Nowhere | Forbidden
 
 
-def decide(file: FileReplicas, site: Site) -> Decision:
-    """What opening *file* at *site* means."""
+def decide(file: FileReplicas, site: Site, policy: Policy = Policy()) -> Decision:
+    """What opening *file* at *site* under *policy* means."""
     copies: list[LocalCopy] = []
     refused = unmapped = ""
     for replica in file.replicas:
@@ -118,8 +143,14 @@ def decide(file: FileReplicas, site: Site) -> Decision:
         return Unmapped(site.rse, unmapped)
     if site.rse is not None and file.states.get(site.rse) == _COPYING:
         return Arriving(site.rse)
-    rses = tuple(rse for rse, state in file.states.items() if state == AVAILABLE)
-    return Elsewhere(rses) if rses else Nowhere(dict(file.states))
+    tapes = {replica.rse for replica in file.replicas if replica.is_tape}
+    available = tuple(rse for rse, state in file.states.items() if state == AVAILABLE)
+    disks = tuple(rse for rse in available if rse not in tapes)
+    if not available:
+        return Nowhere(dict(file.states))
+    if not disks and not policy.recalls:
+        return Nearline(available)
+    return Bring(disks or available) if policy.brings else Elsewhere(disks or available)
 
 
 def local_path(replica: Replica, site: Site) -> str | None:

@@ -27,11 +27,13 @@ from rucio_fs.units import (
     Flag,
     Label,
     Names,
+    Number,
     OptionalPath,
     OptionalText,
     OptionalUrl,
     Paths,
     Prefixes,
+    Priority,
     Seconds,
     Umask,
     UserId,
@@ -55,7 +57,7 @@ class MountConfig:
     fsname: Label = "rucio"  # what `df` and `mount` show as the source
     xattrs: Flag = True  # user.rucio.*; cost nothing until somebody asks for one
     read_ahead: Bytes = MIB  # 1.5 times the cold reads of the kernel's 128 KiB; more adds nothing
-    max_tasks: Count = 1000  # requests at once; at pyfuse3's 99, slow opens stop everybody else
+    max_tasks: Count = 5000  # requests at once; one that waits costs 30 KB, and opens wait long
     timeout_local: Wait = MINUTE  # a busy disk array recovers in less; a dead NFS server never does
 
 
@@ -93,6 +95,63 @@ class SiteConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class OpeningConfig:
+    """What opening a file does when it is not at this site."""
+
+    policy: Annotated[
+        Literal["replicate", "stream", "both"], choice("replicate", "stream", "both")
+    ] = "both"  # as replicate until files can be streamed
+    wait: Seconds = (
+        10 * MINUTE
+    )  # most transfers of a file take less; a batch job can wait that long
+    max_waiting: Count = 600  # far below mount.max_tasks, so that everything else goes on
+    recall: Flag = False  # tapes are mounted for those who ask, not for whoever opens a file
+
+
+@dataclass(frozen=True, slots=True)
+class RulesConfig:
+    """The replication rules that are made, and how closely they are watched."""
+
+    rse_expression: OptionalText = None  # None: site.rse
+    account: OptionalText = None  # None: the account of the mount
+    lifetime: Seconds = 7 * DAY  # a working week; 0: for ever.  Extended while a file is in use
+    activity: OptionalText = None  # None: Rucio's default, "User Subscriptions"
+    priority: Priority = 3  # Rucio's default
+    purge_replicas: Flag = False  # the RSE's own cleaning knows best when space is needed
+    ask_approval: Flag = False  # only where a site wants to see each request
+    asynchronous: Flag = False  # a rule on a huge container may be too slow to be made at once
+    source_rse_expression: OptionalText = None  # None: from wherever a replica is
+    weight: OptionalText = None  # None: an expression of one RSE leaves no choice
+    notify: Annotated[str, choice("no", "done", "closed", "progress")] = (
+        "no"  # no mail for each open
+    )
+    comment: OptionalText = None  # None: names this host and mount
+    grouping: Number = 0  # opens of one dataset that become a rule on all of it; 0: never
+    grouping_window: Wait = (
+        10.0  # s in which they have to come; a loop over files opens many a second
+    )
+    poll: Wait = 1.0  # between two looks at what is on its way; two requests each
+    slowest_poll: Wait = 10.0  # what has been waited for for minutes needs no look every second
+    url: OptionalText = None  # None: the rule in Rucio's REST interface
+    traces: Flag = True  # popularity and last access are what sites clean by
+
+
+@dataclass(frozen=True, slots=True)
+class ScannersConfig:
+    """Who gets no rules made: programs that open everything, and users who open too much."""
+
+    programs: Names = (
+        "updatedb", "mlocate", "plocate", "locate", "tracker-*", "baloo_file*", "baloorunner",
+        "recoll*", "tumblerd", "*thumbnailer*", "gvfsd-*", "clamscan", "clamd", "freshclam",
+        "restic", "borg", "duplicity", "bacula-fd", "nautilus", "dolphin", "thunar",
+    )  # fmt: skip # indexers, thumbnailers, virus scanners, backups, file managers' previews
+    rate: Number = (
+        2000  # files that one user may have brought by opening them in one window; 0: any
+    )
+    window: Wait = 10 * MINUTE  # a job opens hundreds at its start; a `grep -r` goes on for ever
+
+
+@dataclass(frozen=True, slots=True)
 class CacheConfig:
     """How much of the catalogue is remembered and how long it counts."""
 
@@ -124,6 +183,9 @@ class Config:
     rucio: RucioConfig = field(default_factory=RucioConfig)
     scopes: ScopesConfig = field(default_factory=ScopesConfig)
     site: SiteConfig = field(default_factory=SiteConfig)
+    opening: OpeningConfig = field(default_factory=OpeningConfig)
+    rules: RulesConfig = field(default_factory=RulesConfig)
+    scanners: ScannersConfig = field(default_factory=ScannersConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     log: LogConfig = field(default_factory=LogConfig)
     file: Path | None = None
@@ -146,6 +208,10 @@ SHORT_NAMES: Mapping[str, str] = {
     "deny_scopes": "scopes.deny",
     "site": "site.name",
     "rse": "site.rse",
+    "policy": "opening.policy",
+    "open_wait": "opening.wait",
+    "rule_lifetime": "rules.lifetime",
+    "rule_grouping": "rules.grouping",
     "cache_size": "cache.size",
     "log_level": "log.level",
     "log_file": "log.file",

@@ -74,6 +74,7 @@ class Replica:
     rse: str
     pfn: str
     is_lan: bool = False
+    is_tape: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,69 @@ class FileReplicas:
     md5: str | None
     replicas: tuple[Replica, ...]
     states: dict[str, str]
+
+
+class RuleState(enum.Enum):
+    """Of a replication rule, as Rucio names them.  INJECT: accepted, its locks not made yet."""
+
+    OK = "OK"
+    REPLICATING = "REPLICATING"
+    STUCK = "STUCK"
+    SUSPENDED = "SUSPENDED"
+    WAITING_APPROVAL = "WAITING_APPROVAL"
+    INJECT = "INJECT"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A replication rule.  Times are ns since the epoch; *expires_ns* None: it stays.
+
+    *ok*, *replicating* and *stuck* count its files by how far they are.
+    """
+
+    id: str
+    did: DID
+    account: str
+    state: RuleState
+    rse_expression: str
+    created_ns: int
+    expires_ns: int | None = None
+    comment: str = ""
+    error: str | None = None
+    ok: int = 0
+    replicating: int = 0
+    stuck: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RuleTerms:
+    """What a rule is to say, besides the DID.  *lifetime* is in s, None: for ever."""
+
+    account: str
+    rse_expression: str
+    lifetime: int | None
+    comment: str
+    activity: str | None = None
+    priority: int = 3
+    purge_replicas: bool = False
+    ask_approval: bool = False
+    asynchronous: bool = False
+    source_rse_expression: str | None = None
+    weight: str | None = None
+    notify: str = "N"
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """How much of a collection is at an RSE: files and bytes AVAILABLE, and files elsewhere stuck.
+
+    *copying* and *stuck* count files whose replica there is COPYING or UNAVAILABLE.
+    """
+
+    files: int
+    bytes: int
+    copying: int = 0
+    stuck: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from typing import Self
 
 
 class RucioFsError(Exception):
@@ -16,6 +17,10 @@ class RucioFsError(Exception):
 
     errno: int = errno.EIO
     level: int = logging.WARNING
+
+    def copy(self) -> Self:
+        """The same again: one exception raised in many tasks would collect all their tracebacks."""
+        return type(self)(*self.args)
 
 
 # --- about names and nodes ---------------------------------------------------------------------
@@ -110,6 +115,61 @@ class Refused(RucioFsError):
     errno, level = errno.EINVAL, logging.WARNING
 
 
+# --- about rules -------------------------------------------------------------------------------
+
+
+class QuotaExceeded(RucioFsError):
+    """The account may not keep that many bytes at the site."""
+
+    errno, level = errno.EDQUOT, logging.WARNING
+
+
+class NoTarget(RucioFsError):
+    """The site's RSE takes nothing now: blocked for writing, full, or not there."""
+
+    errno, level = errno.ENOSPC, logging.WARNING
+
+
+class RuleExists(Refused):
+    """Rucio has such a rule already; whoever asked for it uses that one."""
+
+    level = logging.DEBUG
+
+
+class Stuck(RucioFsError):
+    """The transfers of the rule have failed; Rucio tries again now and then."""
+
+    errno, level = errno.EIO, logging.WARNING
+
+
+class Suspended(Stuck):
+    """An operator or Rucio itself has stopped the rule; it does not go on by itself."""
+
+
+class RuleGone(RucioFsError):
+    """Somebody has deleted the rule that was waited for."""
+
+    errno, level = errno.ECANCELED, logging.WARNING
+
+
+class RuleExpired(RuleGone):
+    """The rule ended before the file was here."""
+
+    errno = errno.ETIME
+
+
+class NoRule(RucioFsError):
+    """There is no rule of this program to give back."""
+
+    errno, level = errno.ENODATA, logging.DEBUG
+
+
+class OnTape(RucioFsError):
+    """Every replica is on tape, and opening a file does not have tapes mounted."""
+
+    errno, level = errno.ENOMEDIUM, logging.INFO
+
+
 # --- about bytes -------------------------------------------------------------------------------
 
 
@@ -117,6 +177,18 @@ class NotYetHere(RucioFsError):
     """No replica can be read here and now; asking again later may succeed."""
 
     errno, level = errno.EAGAIN, logging.INFO
+
+
+class NeedsApproval(NotYetHere):
+    """The rule is made and waits until somebody approves it."""
+
+
+class NotForScanners(NotYetHere):
+    """The program, or the pace of opens, is one that no rule is made for."""
+
+
+class TooManyWaiting(NotYetHere):
+    """As many opens wait as may wait."""
 
 
 class NoReplica(RucioFsError):

@@ -20,17 +20,24 @@ import pyfuse3
 import trio
 
 from rucio_fs import __version__, kernel, logs, readme
-from rucio_fs.availability import Site
+from rucio_fs.availability import Policy, Site
+from rucio_fs.catalogue.asking import Asking
 from rucio_fs.catalogue.cache import CachedCatalogue
 from rucio_fs.catalogue.rucio import RucioCatalogue
+from rucio_fs.catalogue.rucio_rules import RucioRules
 from rucio_fs.config import Config
 from rucio_fs.did import Identity
 from rucio_fs.errors import MountError, RucioFsError
-from rucio_fs.nodes.control import ControlDir, RefreshFile, StatusFile, TextFile
+from rucio_fs.nodes.base import Node
+from rucio_fs.nodes.control import ControlDir, GrowingFile, RefreshFile, StatusFile, TextFile
 from rucio_fs.nodes.dids import Services
 from rucio_fs.nodes.scopes import RootDir
-from rucio_fs.opening import Opener
+from rucio_fs.opening import Bringing, Opener
 from rucio_fs.operations import Operations, OperationsWithXattrs, Presentation
+from rucio_fs.rules import services
+from rucio_fs.rules.keeper import RuleKeeper
+from rucio_fs.rules.services import RuleServices
+from rucio_fs.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -72,18 +79,19 @@ class _Mount:
 
     async def run(self) -> None:
         config = self._config
-        rucio = RucioCatalogue(
-            config.rucio, site=config.site.name, scope_listing=config.scopes.listing
-        )
+        asking = Asking(config.rucio)
+        rucio = RucioCatalogue(asking, site=config.site.name, scope_listing=config.scopes.listing)
         account = await rucio.connect(self._who)
         async with trio.open_nursery() as nursery:
             catalogue = CachedCatalogue(rucio, config.cache, nursery)
+            rules = self._rules(RucioRules(asking), rucio.host, account, catalogue, nursery)
+            tracer = Tracer(RucioRules(asking), account, config.site.name)
             # The first `ls` finds the scopes at hand, and a Rucio that only lets us log in is
             # found out before anything is mounted.
             await catalogue.scopes(self._who)
-            operations = self._operations(catalogue, rucio.host, account)
+            operations = self._operations(catalogue, rules, tracer, rucio.host, account)
             # Before there is a mount: a signal must never end the process and leave one behind.
-            await nursery.start(self._heed_signals, catalogue)
+            await nursery.start(self._heed_signals, catalogue, rules)
             if self._is_told_to_stop:
                 return
             self._mount(operations)  # atomic since the look: no await, no signal is heard
@@ -91,6 +99,10 @@ class _Mount:
             try:
                 nursery.start_soon(self._tune, operations)
                 nursery.start_soon(operations.interrupts.run)
+                nursery.start_soon(tracer.run)
+                if rules is not None:
+                    nursery.start_soon(rules.keeper.run)
+                    nursery.start_soon(rules.using.run)
                 log.info("%s is mounted", self._mountpoint)
                 self._on_ready()
                 await pyfuse3.main(max_tasks=config.mount.max_tasks)
@@ -110,11 +122,40 @@ class _Mount:
                 # `rsync --delete` delete its mirror.
                 pyfuse3.close(unmount=ended_well)
                 operations.handles.close_all()
-                rucio.close()
+                asking.close()
                 nursery.cancel_scope.cancel()
         log.info("%s is unmounted", self._mountpoint)
 
-    def _operations(self, catalogue: CachedCatalogue, host: str, account: str) -> Operations:
+    def _rules(
+        self,
+        rules: RucioRules,
+        host: str,
+        account: str,
+        catalogue: CachedCatalogue,
+        nursery: trio.Nursery,
+    ) -> RuleServices | None:
+        """What brings files to the site; None where no rule is ever to be made."""
+        config = self._config
+        terms = services.terms(config.rules, config.site.rse, account, str(self._mountpoint))
+        if terms is None or config.opening.policy == "stream":
+            return None
+        return RuleServices.build(
+            config,
+            terms,
+            rules,
+            host,
+            nursery,
+            lambda delivery: catalogue.forget_replicas(delivery.did),
+        )
+
+    def _operations(
+        self,
+        catalogue: CachedCatalogue,
+        rules: RuleServices | None,
+        tracer: Tracer,
+        host: str,
+        account: str,
+    ) -> Operations:
         config, born_ns = self._config, self._born_ns
         site = Site.of(
             config.site.name,
@@ -122,29 +163,41 @@ class _Mount:
             config.site.paths,
             tuple(PurePosixPath(root) for root in config.site.roots),
         )
-        services = Services(
+        opener = Opener(
             catalogue,
-            Opener(
-                catalogue,
-                site,
-                timeout=config.mount.timeout_local,
-                now_ttl=config.cache.now_ttl,
-            ),
+            site,
+            timeout=config.mount.timeout_local,
+            now_ttl=config.cache.now_ttl,
+            policy=Policy(brings=rules is not None, recalls=config.opening.recall),
+            bringing=None
+            if rules is None
+            else Bringing(rules.keeper, rules.using, kernel.bearable(config.opening.wait)),
+            tracer=tracer if config.rules.traces else None,
+        )
+        tree = Services(
+            catalogue,
+            opener,
             born_ns,
+            rules,
             config.scopes.allow,
             config.scopes.deny,
             config.cache.missing_ttl,
             config.cache.now_ttl,
         )
         status = StatusFile(
-            "status", lambda: self._status(operations, catalogue, host, account), born_ns
+            "status", lambda: self._status(operations, catalogue, rules, host, account), born_ns
         )
-        refresh = RefreshFile("refresh", catalogue.forget_all, born_ns)
+        control: dict[str, Node] = {
+            "status": status,
+            "refresh": RefreshFile("refresh", catalogue.forget_all, born_ns),
+        }
+        if rules is not None:
+            control |= _rule_files(rules.keeper, born_ns)
         root = RootDir(
-            services,
+            tree,
             {
                 "README.txt": TextFile("README.txt", readme.text(host, site), born_ns),
-                ".rucio": ControlDir(".rucio", {"status": status, "refresh": refresh}, born_ns),
+                ".rucio": ControlDir(".rucio", control, born_ns),
             },
         )
         kind = OperationsWithXattrs if config.mount.xattrs else Operations
@@ -183,6 +236,7 @@ class _Mount:
     async def _heed_signals(
         self,
         catalogue: CachedCatalogue,
+        rules: RuleServices | None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -196,12 +250,20 @@ class _Mount:
                     # Those who wait for Rucio are answered now, or terminate() would wait too.
                     self._is_told_to_stop = True
                     catalogue.stop()
+                    if rules is not None:
+                        rules.keeper.stop()
+                        rules.outlooks.stop()
                     if self._is_mounted:
                         pyfuse3.terminate()
                     return
 
     def _status(
-        self, operations: Operations, catalogue: CachedCatalogue, host: str, account: str
+        self,
+        operations: Operations,
+        catalogue: CachedCatalogue,
+        rules: RuleServices | None,
+        host: str,
+        account: str,
     ) -> str:
         health = catalogue.health
         status: dict[str, Any] = {
@@ -218,11 +280,28 @@ class _Mount:
                 "answered_at": _iso(health.answered_at),
             },
             "site": {"name": self._config.site.name, "rse": self._config.site.rse},
+            "opening": {
+                "policy": self._config.opening.policy if rules is not None else "stream",
+                **(rules.keeper.status() if rules is not None else {}),
+            },
             "cache": catalogue.status(),
             "inodes": len(operations.inodes),
             "open_files": operations.handles.open_files,
         }
         return json.dumps(status, indent=2) + "\n"
+
+
+def _rule_files(keeper: RuleKeeper, born_ns: int) -> dict[str, Node]:
+    """What `.rucio/` shows of rules."""
+
+    def show(facts: Callable[[], Any]) -> Callable[[], str]:
+        return lambda: json.dumps(facts(), indent=2, ensure_ascii=False) + "\n"
+
+    return {
+        "transfers": StatusFile("transfers", show(keeper.transfers), born_ns),
+        "problems": StatusFile("problems", show(keeper.events.problems), born_ns),
+        "events": GrowingFile("events", keeper.events),
+    }
 
 
 def _iso(seconds: float | None) -> str | None:

@@ -18,6 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
+from rucio_fs.callers import Caller
 from rucio_fs.did import Identity
 from rucio_fs.errors import NameTooLong, NoAttribute, NotOffered, ReadOnly, RucioFsError
 from rucio_fs.filenames import MAX_BYTES
@@ -201,7 +202,7 @@ class Operations(pyfuse3.Operations):
         if flags & (os.O_WRONLY | os.O_RDWR) and not node.is_writable:
             raise ReadOnly(f"{node.key} cannot be written")
         with self.interrupts.watch(ctx.pid):
-            opened = await node.open(self._identity(ctx), flags)
+            opened = await node.open(self._identity(ctx), flags, Caller(ctx.pid, ctx.uid))
         return pyfuse3.FileInfo(
             fh=self.handles.add_file(opened),
             direct_io=opened.direct_io,
@@ -378,7 +379,8 @@ class OperationsWithXattrs(Operations):
         node: Node = self.inodes.node(inode)
         if not name.startswith(_OURS):
             raise NotOffered(f"{os.fsdecode(name)} cannot be set")
-        await node.set_xattr(self._identity(ctx), os.fsdecode(name), os.fsdecode(value))
+        with self.interrupts.watch(ctx.pid):
+            await node.set_xattr(self._identity(ctx), os.fsdecode(name), os.fsdecode(value))
 
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:

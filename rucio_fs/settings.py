@@ -204,7 +204,9 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     candidates = sorted(known)
     # The section is left out: a key is more often in the wrong one than misspelt.  Of two as near,
     # the one that is written so wins.
-    lasts = {key.rpartition(".")[2]: key for key in candidates} | {key: key for key in candidates}
+    lasts = {key.rpartition(".")[2]: key for key in reversed(candidates)} | {
+        key: key for key in candidates
+    }
     if "." not in name and (near := difflib.get_close_matches(name, candidates, n=1)):
         return f"; did you mean {near[0]!r}?"
     near = difflib.get_close_matches(name.rpartition(".")[2], lasts, n=1, cutoff=0.5)

@@ -262,6 +262,20 @@ class FakeCatalogue:
 
     async def replicas(self, who: Identity, did: DID) -> FileReplicas:
         await self._arrive(who, "replicas")
+        return self._where(did)
+
+    async def replicas_of(self, who: Identity, dids: Sequence[DID]) -> Mapping[DID, FileReplicas]:
+        await self._arrive(who, "replicas_of")
+        if len(dids) > BULK_LIMIT:
+            raise Refused(f"{len(dids)} DIDs at once; Rucio takes {BULK_LIMIT}")
+        files = (name for name in dids if name in self._records)
+        return {
+            name: self._where(name)
+            for name in files
+            if self._records[name].info.type is DIDType.FILE
+        }
+
+    def _where(self, did: DID) -> FileReplicas:
         record = self._record(did)
         if record.info.type is not DIDType.FILE:
             raise Refused(f"{did} is not a file but a {record.info.type.value.lower()}")
@@ -359,6 +373,10 @@ class FailingCatalogue:
     async def metadata(self, who: Identity, did: DID) -> Mapping[str, str]:
         self._arrive("metadata")
         return await self.inner.metadata(who, did)
+
+    async def replicas_of(self, who: Identity, dids: Sequence[DID]) -> Mapping[DID, FileReplicas]:
+        self._arrive("replicas_of")
+        return await self.inner.replicas_of(who, dids)
 
     async def replicas(self, who: Identity, did: DID) -> FileReplicas:
         self._arrive("replicas")

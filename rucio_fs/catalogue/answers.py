@@ -7,6 +7,7 @@ HTTP knows of (Content-Length, chunks) raises in urllib3.
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,23 +18,43 @@ from rucio_fs.catalogue.failures import BadAnswer, RucioSays
 
 BLOCK = 1 << 16  # bytes; a row has about 130, and the server writes each as a chunk of its own
 _STREAM, _DOCUMENT = "application/x-json-stream", "application/json"
+_LONGEST_RECEIPT = 64  # bytes
 _TOKENS = ("X-Rucio-Auth-Token", "X-Rucio-SSH-Challenge-Token")
 
 
-def check(response: requests.Response, *, is_login: bool) -> None:
+class Kind(enum.Enum):
+    """What an answer is to hold: a token, rows or a document, ids of what was made, or "done"."""
+
+    LOGIN = enum.auto()
+    DATA = enum.auto()
+    IDS = enum.auto()
+    RECEIPT = enum.auto()
+
+
+def check(response: requests.Response, kind: Kind) -> None:
     """Judge *response* by status and headers.
 
     Raises: RucioSays (any status but success), BadAnswer
     """
     if response.status_code // 100 != 2:
         raise _what_rucio_says(response)
-    if is_login:
+    if kind is Kind.LOGIN:
         if not any(response.headers.get(name) for name in _TOKENS):
             raise BadAnswer("answers a login without a token: not Rucio?")
         return
-    kind = _content_type(response)
-    if kind not in (_STREAM, _DOCUMENT):
-        raise BadAnswer(f"answers with {kind or 'no content type'}: not Rucio?")
+    if kind is Kind.RECEIPT:
+        # Rucio says nothing or "Created"; a page of somebody else's with status 200 says more.
+        if len(response.content) > _LONGEST_RECEIPT:
+            raise BadAnswer("answers a change with a page: not Rucio?")
+        return
+    if kind is Kind.IDS:
+        # Rucio calls this JSON HTML.
+        if not isinstance(_parse(response.content), list):
+            raise BadAnswer("answers with no list of ids: not Rucio?")
+        return
+    content_type = _content_type(response)
+    if content_type not in (_STREAM, _DOCUMENT):
+        raise BadAnswer(f"answers with {content_type or 'no content type'}: not Rucio?")
     if not _is_chunked(response) and "Content-Length" not in response.headers:
         raise BadAnswer("does not say where its answer ends")
 

@@ -1,7 +1,8 @@
-"""What the filesystem asks of Rucio: the `Catalogue` protocol, and `Listing`, its largest answer.
+"""What the filesystem asks of Rucio: `Catalogue`, `Rules`, and `Listing`, the largest answer.
 
-Implemented by `rucio.RucioCatalogue` (the real one) and the tests' fake, which obey one contract
-suite; `cache.CachedCatalogue` stands in front.  Every question says for whom it is asked.
+Implemented by `rucio.RucioCatalogue` and `rucio_rules.RucioRules` (the real ones) and by the tests'
+fakes, which obey the same contract suites; `cache.CachedCatalogue` stands in front.  Every
+question says for whom it is asked.
 """
 
 from __future__ import annotations
@@ -10,10 +11,19 @@ import weakref
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from rucio_fs import filenames
-from rucio_fs.did import DID, DIDInfo, FileReplicas, Identity, Member
+from rucio_fs.did import (
+    DID,
+    DIDInfo,
+    FileReplicas,
+    Identity,
+    Member,
+    Presence,
+    Rule,
+    RuleTerms,
+)
 from rucio_fs.errors import BadName
 
 BULK_LIMIT = 1000
@@ -63,6 +73,90 @@ class Catalogue(Protocol):
 
         Source: POST /replicas/list with client_location.
         """
+        ...
+
+    async def replicas_of(self, who: Identity, dids: Sequence[DID]) -> Mapping[DID, FileReplicas]:
+        """The same for at most `BULK_LIMIT` files, their replicas in no order.
+
+        What Rucio says nothing of is left out.  Source: POST /replicas/list.
+        """
+        ...
+
+
+class Rules(Protocol):
+    """Questions about replication rules, and changes to them.
+
+    All raise Denied, LoginFailed, Unreachable or TooSlow, and Refused for what is invalid.
+    """
+
+    async def states_at(
+        self, who: Identity, dids: Sequence[DID], rse_expression: str
+    ) -> Mapping[DID, Mapping[str, str]]:
+        """Replica states by RSE of at most `BULK_LIMIT` files, at the RSEs of the expression.
+
+        Empty for a file without a replica there.  Source: POST /replicas/list.
+        """
+        ...
+
+    async def presence(self, who: Identity, did: DID, rse_expression: str) -> Presence:
+        """How much of the collection *did* is at the RSEs of the expression.
+
+        Source: POST /replicas/list.
+        """
+        ...
+
+    async def total(self, who: Identity, did: DID) -> tuple[int, int]:
+        """Files and bytes of *did*, with all that is nested in it.
+
+        Raises: NotFound.  Source: GET /dids/SCOPE/NAME?dynamic_depth=FILE.
+        """
+        ...
+
+    async def rules_of(self, who: Identity, did: DID) -> Sequence[Rule]:
+        """The rules on *did*, and for a file those of its datasets, of every account.
+
+        Raises: NotFound.  Source: GET /dids/SCOPE/NAME/rules and .../associated_rules.
+        """
+        ...
+
+    async def rses(self, who: Identity, rse_expression: str) -> frozenset[str]:
+        """The RSEs that an expression stands for.  Source: GET /rses/?expression=."""
+        ...
+
+    async def rule(self, who: Identity, rule_id: str) -> Rule:
+        """Raises: RuleGone.  Source: GET /rules/ID."""
+        ...
+
+    async def trouble(self, who: Identity, rule_id: str) -> str:
+        """What is known of the failed transfers of a rule, in words; may be empty.
+
+        Raises: RuleGone.  Source: GET /rules/ID/analysis.
+        """
+        ...
+
+    async def add_rules(
+        self, who: Identity, dids: Sequence[DID], terms: RuleTerms
+    ) -> Mapping[DID, str]:
+        """Make one rule for each of *dids*, or none at all; return their ids.
+
+        Raises: RuleExists, QuotaExceeded, NoTarget, NotFound, NotYetHere.  Source: POST /rules/.
+        """
+        ...
+
+    async def set_lifetime(self, who: Identity, rule_id: str, lifetime: int) -> None:
+        """Let a rule end in *lifetime* s.  Raises: RuleGone.  Source: PUT /rules/ID."""
+        ...
+
+    async def boost(self, who: Identity, rule_id: str) -> None:
+        """Have failed transfers tried again soon.  Raises: RuleGone.  Source: PUT /rules/ID."""
+        ...
+
+    async def delete_rule(self, who: Identity, rule_id: str) -> None:
+        """Raises: RuleGone.  Source: DELETE /rules/ID."""
+        ...
+
+    async def trace(self, who: Identity, traces: Sequence[Mapping[str, Any]]) -> None:
+        """Tell that files were read.  Source: POST /traces/."""
         ...
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -20,9 +21,12 @@ from rucio_fs.catalogue.health import Health
 from rucio_fs.catalogue.memory import SMALL, Key, Known, Memory, Worth
 from rucio_fs.config import CacheConfig
 from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas, Identity
-from rucio_fs.errors import Refused, Unreachable
+from rucio_fs.errors import Refused, RucioFsError, Unreachable
+from rucio_fs.gathering import Gatherer
 
 log = logging.getLogger(__name__)
+
+_SINGLE_FILES = 4  # questions for replicas at once; what comes while they run is one more
 
 
 class CachedCatalogue:
@@ -36,6 +40,9 @@ class CachedCatalogue:
         self._inner = inner
         self._config = config
         self._memory = Memory(config, nursery)
+        self._replicas: Gatherer[tuple[Identity, DID], FileReplicas] = Gatherer(
+            self._ask_replicas, nursery, limit=BULK_LIMIT, at_once=_SINGLE_FILES
+        )
 
     @property
     def health(self) -> Health:
@@ -111,7 +118,7 @@ class CachedCatalogue:
     ) -> Known[FileReplicas]:
         return await self._memory.ask(
             ("replicas", who, did),
-            lambda: self._inner.replicas(who, did),
+            lambda: self._replicas.ask((who, did)),
             lambda _: Worth(self._config.replicas_ttl, SMALL),
             max_age,
         )
@@ -224,11 +231,35 @@ class CachedCatalogue:
         first = await self._infos(who, dids[:middle])
         return {**first, **await self._infos(who, dids[middle:])}
 
+    async def _ask_replicas(
+        self, keys: Sequence[tuple[Identity, DID]]
+    ) -> Mapping[tuple[Identity, DID], FileReplicas | RucioFsError]:
+        """Replicas of one file, or of those that a burst of opens has asked for."""
+        found: dict[tuple[Identity, DID], FileReplicas | RucioFsError] = {}
+        if len(keys) > 1:
+            for who in {who for who, _ in keys}:
+                dids = [did for asker, did in keys if asker == who]
+                # Names that Rucio's schema refuses spoil a bulk call: then each is asked alone.
+                with suppress(Refused):
+                    files = await self._inner.replicas_of(who, dids)
+                    found |= {(who, did): file for did, file in files.items()}
+        for who, did in keys:
+            if (who, did) not in found:
+                try:
+                    found[who, did] = await self._inner.replicas(who, did)
+                except RucioFsError as exc:
+                    found[who, did] = exc
+        return found
+
     # --- forgetting ----------------------------------------------------------------------------
 
     def forget(self, did: DID) -> None:
         """Ask again for everything about *did*; also a question on its way does not count."""
         self._memory.forget(lambda key: key[-1] == did)
+
+    def forget_replicas(self, did: DID) -> None:
+        """Ask again where *did* is: a copy has come."""
+        self._memory.forget(lambda key: key[0] == "replicas" and key[-1] == did)
 
     def forget_scope(self, scope: str) -> None:
         self._memory.forget(lambda key: key[0] == "scope" and key[-1] == scope)

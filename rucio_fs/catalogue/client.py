@@ -13,7 +13,7 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ import requests
 from rucio.client.accountclient import AccountClient  # noqa: TID251
 from rucio.client.didclient import DIDClient  # noqa: TID251
 from rucio.client.replicaclient import ReplicaClient  # noqa: TID251
+from rucio.client.rseclient import RSEClient  # noqa: TID251
+from rucio.client.ruleclient import RuleClient  # noqa: TID251
 from rucio.client.scopeclient import ScopeClient  # noqa: TID251
 from rucio.common import config as rucio_config  # noqa: TID251
 
@@ -54,7 +56,7 @@ class _Session(requests.Session):
                 del prepared_request.headers[header]
 
 
-class RucioClient(AccountClient, DIDClient, ReplicaClient, ScopeClient):  # type: ignore[misc]
+class RucioClient(AccountClient, DIDClient, ReplicaClient, RSEClient, RuleClient, ScopeClient):  # type: ignore[misc]
     """rucio-clients' methods as they are, over a transport of our own.
 
     Every request raises RucioSays, BadAnswer, LoginFailed, TooSlow, or what requests raises.
@@ -219,7 +221,7 @@ class RucioClient(AccountClient, DIDClient, ReplicaClient, ScopeClient):  # type
             verb, url, headers=ours | (headers or {}), timeout=self.timeout, stream=True, **options
         )
         try:
-            answers.check(response, is_login=is_login)
+            answers.check(response, _kind(verb, path, is_login=is_login))
             if is_login:
                 _ = response.content  # BaseClient reads only the headers; the connection is kept
         except BaseException:
@@ -227,9 +229,24 @@ class RucioClient(AccountClient, DIDClient, ReplicaClient, ScopeClient):  # type
             raise
         return response
 
+    def send_traces(self, traces: Sequence[Mapping[str, Any]]) -> None:
+        """Tell Rucio of accesses; rucio-clients do it without a login and without TLS's checks."""
+        url = f"{self.host}/traces/"
+        self._send_request(url, method="POST", data=json.dumps(traces)).close()
+
     def _load_json_data(self, response: requests.Response) -> Iterator[Any]:
         """Rows of a stream, or the one document, with times left as text."""
         return answers.rows(response, self.call.check)
+
+
+def _kind(verb: str, path: str, *, is_login: bool) -> answers.Kind:
+    if is_login:
+        return answers.Kind.LOGIN
+    if verb in ("PUT", "DELETE") or path.endswith("/traces/"):
+        return answers.Kind.RECEIPT
+    if verb == "POST" and path.endswith("/rules/"):
+        return answers.Kind.IDS
+    return answers.Kind.DATA
 
 
 def forget_config() -> None:

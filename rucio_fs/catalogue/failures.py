@@ -40,6 +40,18 @@ _TABLE: dict[type[RucioFsError], str] = {
         MissingSourceReplica NoFilesDownloaded NotAllFilesDownloaded ReplicaNotFound
         ReplicaUnAvailable SourceNotFound
     """,
+    errors.QuotaExceeded: """
+        InsufficientAccountLimit RSEOverQuota
+    """,
+    errors.NoTarget: """
+        FullStorage InsufficientTargetRSEs RSEWriteBlocked
+    """,
+    errors.RuleExists: """
+        DuplicateRule
+    """,
+    errors.RuleGone: """
+        RuleNotFound
+    """,
     errors.NotYetHere: """
         ReplicationRuleCreationTemporaryFailed
     """,
@@ -62,9 +74,9 @@ _TABLE: dict[type[RucioFsError], str] = {
     # A request that Rucio understood and calls invalid, or one that only changes things make.
     errors.Refused: """
         CounterNotFound DIDError DIDFilterSyntaxError DataIdentifierAlreadyExists Duplicate
-        DuplicateContent DuplicateCriteriaInDIDFilter DuplicateFileTransferSubmission DuplicateRule
-        FileAlreadyExists FileReplicaAlreadyExists FilterEngineGenericError FullStorage
-        InputValidationError InsufficientAccountLimit InsufficientTargetRSEs InvalidAccountType
+        DuplicateContent DuplicateCriteriaInDIDFilter DuplicateFileTransferSubmission
+        FileAlreadyExists FileReplicaAlreadyExists FilterEngineGenericError
+        InputValidationError InvalidAccountType
         InvalidMetadata InvalidObject InvalidPath InvalidRSEExpression InvalidReplicationRule
         InvalidRequest InvalidRuleWeight InvalidSourceReplicaExpression InvalidType
         InvalidValueForKey KeyNotFound LifetimeExceptionDuplicate LifetimeExceptionNotFound
@@ -73,8 +85,8 @@ _TABLE: dict[type[RucioFsError], str] = {
         OpenDataDataIdentifierAlreadyExists OpenDataDuplicateDOI OpenDataDuplicateRecordID
         OpenDataError OpenDataInvalidState
         OpenDataInvalidStateUpdate RSEAttributeNotFound RSEFileNameNotSupported RSENotFound
-        RSEOverQuota RSEProtocolPriorityError RSEWriteBlocked ReplicaIsLocked RequestNotFound
-        RuleNotFound RuleReplaceFailed ScratchDiskLifetimeConflict StagingAreaRuleRequiresLifetime
+        RSEProtocolPriorityError ReplicaIsLocked RequestNotFound
+        RuleReplaceFailed ScratchDiskLifetimeConflict StagingAreaRuleRequiresLifetime
         SubscriptionDuplicate SubscriptionNotFound SubscriptionWrongParameter
         TraceValidationSchemaNotFound UnsupportedAccountName UnsupportedDIDType UnsupportedKeyType
         UnsupportedStatus UnsupportedValueType

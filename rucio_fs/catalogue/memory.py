@@ -69,7 +69,7 @@ class _Flight:
 
     def raise_error(self) -> None:
         if self.error is not None:
-            raise _copy(self.error) from self.error
+            raise self.error.copy() from self.error
 
 
 class Memory:
@@ -142,7 +142,7 @@ class Memory:
             now = trio.current_time()
             is_burst, self._failed_at = now - self._failed_at <= BURST, now
             if is_burst:
-                raise _copy(self._failure[1])
+                raise self._failure[1].copy()
             self._failure = None
         flight = joined or self._launch(key, fetch)
         await flight.landed.wait()
@@ -266,11 +266,6 @@ def _known(entry: _Entry) -> Known[Any]:
     if isinstance(entry.value, NotFound):
         raise NotFound(*entry.value.args) from entry.value
     return Known(entry.value, max(0.0, entry.fresh_until - trio.current_time()))
-
-
-def _copy(error: RucioFsError) -> RucioFsError:
-    """One exception raised in many tasks would collect all their tracebacks."""
-    return type(error)(*error.args)
 
 
 def _ending() -> RucioFsError:

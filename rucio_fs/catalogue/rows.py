@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas, Member, Replica
+from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas, Member, Replica, Rule, RuleState
 
 Row = Mapping[str, Any]
 
@@ -69,7 +69,12 @@ def file_replicas(row: Row) -> FileReplicas:
         adler32=row.get("adler32"),
         md5=row.get("md5"),
         replicas=tuple(
-            Replica(facts["rse"], pfn, is_lan=facts["domain"] == "lan")
+            Replica(
+                facts["rse"],
+                pfn,
+                is_lan=facts["domain"] == "lan",
+                is_tape=facts.get("type") == "TAPE",
+            )
             for pfn, facts in pfns
             if states.get(facts["rse"]) == "AVAILABLE"
         ),
@@ -88,6 +93,33 @@ def metadata(row: Any) -> dict[str, str]:
         key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for key, value in row.items()
     }
+
+
+def rule(row: Row) -> Rule:
+    """A row of list_replication_rules, or the document of get_replication_rule.
+
+    Raises: KeyError, TypeError
+    """
+    expires = row.get("expires_at")
+    return Rule(
+        id=row["id"],
+        did=DID(row["scope"], row["name"]),
+        account=row["account"],
+        state=RuleState[row["state"]],
+        rse_expression=row["rse_expression"],
+        created_ns=time_ns(row["created_at"]),
+        expires_ns=None if expires is None else time_ns(expires),
+        comment=row.get("comments") or "",
+        error=row.get("error"),
+        ok=row["locks_ok_cnt"],
+        replicating=row["locks_replicating_cnt"],
+        stuck=row["locks_stuck_cnt"],
+    )
+
+
+def states_at(row: Row) -> tuple[DID, dict[str, str]]:
+    """A row of list_replicas without its PFNs."""
+    return DID(row["scope"], row["name"]), dict(row.get("states") or {})
 
 
 def time_ns(text: str) -> int:

@@ -6,15 +6,28 @@ seconds of age, so that ``getfattr -d`` costs a handful of calls and not one per
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rucio_fs.availability import AVAILABLE, Arriving, Local
+from rucio_fs.availability import (
+    Arriving,
+    Bring,
+    Elsewhere,
+    Forbidden,
+    Local,
+    Nearline,
+    Nowhere,
+    Unmapped,
+)
 from rucio_fs.catalogue.cache import CachedCatalogue
 from rucio_fs.did import DID, DIDInfo, Identity
 from rucio_fs.errors import NoAttribute
 from rucio_fs.opening import Opener, Prospect
+from rucio_fs.rules.delivery import State
+from rucio_fs.rules.outlook import Outlook
+from rucio_fs.rules.services import RuleServices
 
 PREFIX = "user.rucio."
 _META = PREFIX + "meta."
@@ -26,6 +39,7 @@ class Subject:
 
     catalogue: CachedCatalogue
     opener: Opener
+    rules: RuleServices | None
     who: Identity
     did: DID
     now_ttl: float
@@ -36,6 +50,15 @@ class Subject:
 
     async def prospect(self) -> Prospect:
         return await self.opener.prospect(self.who, self.did)
+
+    async def outlook(self) -> Outlook | None:
+        """How the DID stands at the site; None where nothing can be brought."""
+        if self.rules is None:
+            return None
+        if not self.is_file:
+            return await self.rules.outlooks.of_collection(self.who, self.did)
+        states = (await self.prospect()).file.states
+        return await self.rules.outlooks.of_file(self.who, self.did, states)
 
 
 Reader = Callable[[Subject], Awaitable[str | None]]
@@ -129,16 +152,38 @@ async def _md5(subject: Subject) -> str | None:
     return (await subject.info()).md5
 
 
-async def _state(subject: Subject) -> str:
+async def _state_of_file(subject: Subject) -> str:
     """What a person wants to know first: can I read it here?"""
     decision = (await subject.prospect()).decision
+    if isinstance(decision, Local):
+        return State.AVAILABLE.value
+    outlook = await subject.outlook()
+    if outlook is not None and outlook.state not in (State.NOT_AVAILABLE, State.AVAILABLE):
+        return str(outlook.state.value)
     match decision:
-        case Local():
-            return AVAILABLE
         case Arriving():
-            return "REPLICATING"
+            return State.REPLICATING.value
+        case Nearline():
+            return State.NEARLINE.value
         case _:
-            return "NOT_AVAILABLE"
+            return State.NOT_AVAILABLE.value
+
+
+async def _locality(subject: Subject) -> str:
+    """The nearest kind of place that has it."""
+    prospect = await subject.prospect()
+    match prospect.decision:
+        case Local() | Unmapped() | Forbidden():
+            return "LOCAL"
+        case Nearline():
+            return "NEARLINE"
+        case Nowhere():
+            return "NONE"
+        case Bring(rses) | Elsewhere(rses):
+            tapes = {one.rse for one in prospect.file.replicas if one.is_tape}
+            return "NEARLINE" if tapes.issuperset(rses) else "REMOTE"
+        case _:
+            return "REMOTE"
 
 
 async def _replicas(subject: Subject) -> str | None:
@@ -166,10 +211,70 @@ async def _source(subject: Subject) -> str | None:
     return None
 
 
+async def _error_of_file(subject: Subject) -> str | None:
+    """Why an open would fail now, or why the file does not come."""
+    prospect = await subject.prospect()
+    if isinstance(prospect.decision, Local):
+        return None if prospect.error is None else str(prospect.error)
+    return await _error(subject) or (None if prospect.error is None else str(prospect.error))
+
+
+# --- of rules, where there is a site to bring things to ------------------------------------------
+
+
+async def _state(subject: Subject) -> str | None:
+    outlook = await subject.outlook()
+    return None if outlook is None else outlook.state.value
+
+
 async def _error(subject: Subject) -> str | None:
-    """Why an open would fail now."""
-    error = (await subject.prospect()).error
-    return None if error is None else str(error)
+    outlook = await subject.outlook()
+    return None if outlook is None or outlook.error is None else str(outlook.error)
+
+
+async def _rule_id(subject: Subject) -> str | None:
+    outlook = await subject.outlook()
+    if outlook is None:
+        return None
+    if outlook.delivery is not None:
+        return outlook.delivery.rule_id
+    return None if outlook.rule is None else outlook.rule.id
+
+
+async def _rule_url(subject: Subject) -> str | None:
+    rule_id = await _rule_id(subject)
+    if rule_id is None or subject.rules is None:
+        return None
+    return subject.rules.url.replace("{rule_id}", rule_id)
+
+
+async def _expires_at(subject: Subject) -> str | None:
+    outlook = await subject.outlook()
+    if outlook is None or outlook.rule is None or outlook.rule.expires_ns is None:
+        return None
+    return _iso(outlook.rule.expires_ns)
+
+
+async def _eta(subject: Subject) -> str | None:
+    """Seconds until it is here, as far as those before it tell."""
+    outlook = await subject.outlook()
+    if subject.rules is None or outlook is None or outlook.delivery is None:
+        return None
+    eta = subject.rules.keeper.eta(outlook.delivery)
+    return None if eta is None else f"{eta:.0f}"
+
+
+async def _progress(subject: Subject) -> str | None:
+    outlook = await subject.outlook()
+    if subject.rules is None or outlook is None:
+        return None
+    info = await subject.info()
+    facts = await subject.rules.outlooks.progress(
+        subject.who, subject.did, info.type, info.size, outlook
+    )
+    if subject.is_file:
+        facts |= {"state": await _state_of_file(subject), "error": await _error_of_file(subject)}
+    return json.dumps(facts, ensure_ascii=False)
 
 
 def _iso(time_ns: int) -> str:
@@ -185,20 +290,32 @@ _OF_ALL: dict[str, Reader] = {
     "account": _account,
     "created_at": _created_at,
 }
+_OF_RULES: dict[str, Reader] = {
+    "state": _state,
+    "error": _error,
+    "rule_id": _rule_id,
+    "rule_url": _rule_url,
+    "expires_at": _expires_at,
+    "eta": _eta,
+    "progress": _progress,
+}
 _OF_COLLECTIONS: dict[str, Reader] = {
     **_OF_ALL,
+    **_OF_RULES,
     "updated_at": _updated_at,
     "open": _open,
     "length": _length,
 }
 _OF_FILES: dict[str, Reader] = {
     **_OF_ALL,
+    **_OF_RULES,
     "adler32": _adler32,
     "md5": _md5,
-    "state": _state,
+    "state": _state_of_file,
+    "locality": _locality,
     "replicas": _replicas,
     "pfn": _pfn,
     "local_path": _local_path,
     "source": _source,
-    "error": _error,
+    "error": _error_of_file,
 }

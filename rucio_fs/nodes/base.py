@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rucio_fs.callers import Caller
 from rucio_fs.did import Identity
 from rucio_fs.errors import NoAttribute, NotOffered, ReadOnly
 from rucio_fs.sources.base import Data
@@ -88,7 +89,7 @@ class File(Node):
     __slots__ = ()
 
     @abstractmethod
-    async def open(self, who: Identity, flags: int) -> OpenFile: ...
+    async def open(self, who: Identity, flags: int, caller: Caller) -> OpenFile: ...
 
 
 class OpenFile(ABC):

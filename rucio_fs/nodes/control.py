@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
+from rucio_fs.callers import Caller
 from rucio_fs.did import Identity
 from rucio_fs.errors import NotFound
 from rucio_fs.nodes.base import (
@@ -38,7 +40,7 @@ class TextFile(File):
     async def attr(self, who: Identity) -> Attr:
         return file_attr(len(self._data), self._born_ns, _FOREVER)
 
-    async def open(self, who: Identity, flags: int) -> OpenFile:
+    async def open(self, who: Identity, flags: int, caller: Caller) -> OpenFile:
         return _OpenText(self._data)
 
 
@@ -61,8 +63,35 @@ class StatusFile(File):
     async def attr(self, who: Identity) -> Attr:
         return file_attr(0, self._born_ns, 0.0)
 
-    async def open(self, who: Identity, flags: int) -> OpenFile:
+    async def open(self, who: Identity, flags: int, caller: Caller) -> OpenFile:
         return _OpenText(self._render().encode(), direct_io=True)
+
+
+class Growing(Protocol):
+    """Text that only grows, but for now and then beginning anew."""
+
+    changed_ns: int
+
+    def __len__(self) -> int: ...
+    def read(self, offset: int, size: int) -> bytes: ...
+
+
+class GrowingFile(File):
+    """A text that grows while it is open, for ``tail -f``: its size is what there is now."""
+
+    def __init__(self, name: str, text: Growing) -> None:
+        self._name = name
+        self._text = text
+
+    @property
+    def key(self) -> Key:
+        return ("control", self._name)
+
+    async def attr(self, who: Identity) -> Attr:
+        return file_attr(len(self._text), self._text.changed_ns, 0.0)
+
+    async def open(self, who: Identity, flags: int, caller: Caller) -> OpenFile:
+        return _OpenGrowing(self._text)
 
 
 class RefreshFile(File):
@@ -82,7 +111,7 @@ class RefreshFile(File):
     async def attr(self, who: Identity) -> Attr:
         return Attr(stat.S_IFREG | 0o200, 0, self._born_ns, 0.0)
 
-    async def open(self, who: Identity, flags: int) -> OpenFile:
+    async def open(self, who: Identity, flags: int, caller: Caller) -> OpenFile:
         return _OpenRefresh(self._refresh)
 
     async def truncate(self, who: Identity) -> None:
@@ -123,6 +152,16 @@ class _OpenText(OpenFile):
 
     async def read(self, offset: int, size: int) -> Data:
         return self._data[offset : offset + size]
+
+
+class _OpenGrowing(OpenFile):
+    direct_io = True
+
+    def __init__(self, text: Growing) -> None:
+        self._text = text
+
+    async def read(self, offset: int, size: int) -> Data:
+        return self._text.read(offset, size)
 
 
 class _OpenRefresh(OpenFile):

@@ -6,21 +6,24 @@ number per path; a file's key is its DID, so that a file found by two ways is on
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar, Protocol, overload
 
+from rucio_fs.callers import Caller
 from rucio_fs.catalogue.base import Listing
 from rucio_fs.catalogue.cache import CachedCatalogue
 from rucio_fs.catalogue.memory import Known
 from rucio_fs.did import DID, DIDType, Identity
 from rucio_fs.errors import Loop, NotFound
-from rucio_fs.nodes import attributes
+from rucio_fs.nodes import attributes, requests
 from rucio_fs.nodes.base import Attr, Dir, Entry, File, Key, Node, OpenFile, dir_attr, file_attr
-from rucio_fs.opening import Opener
-from rucio_fs.sources.base import Data, Source
+from rucio_fs.opening import Opened, Opener
+from rucio_fs.rules.services import RuleServices
+from rucio_fs.sources.base import Data
 
 REFRESH = "user.rucio.refresh"
 """Setting this attribute on a directory or file asks Rucio again for what is known of it."""
@@ -28,11 +31,16 @@ REFRESH = "user.rucio.refresh"
 
 @dataclass(frozen=True)
 class Services:
-    """What the nodes of this tree need.  *born_ns*: time shown for what Rucio gives no time."""
+    """What the nodes of this tree need.
+
+    *born_ns*: time shown for what Rucio gives no time.  *rules* is None where nothing can be
+    brought, for want of an RSE.
+    """
 
     catalogue: CachedCatalogue
     opener: Opener
     born_ns: int
+    rules: RuleServices | None = None
     allow: tuple[str, ...] = ("*",)
     deny: tuple[str, ...] = ()
     missing_ttl: float = 10.0
@@ -85,14 +93,24 @@ class _DIDNode(Node):
         return await attributes.value(self._subject(who), name)
 
     async def set_xattr(self, who: Identity, name: str, value: str) -> None:
-        if name != REFRESH:
+        services = self._services
+        if name == REFRESH:
+            services.catalogue.forget(self.did)
+        elif services.rules is not None and name in requests.NAMES:
+            await requests.carry_out(self._subject(who), services.rules, name, value)
+        else:
             await super().set_xattr(who, name, value)
-        self._services.catalogue.forget(self.did)
 
     def _subject(self, who: Identity) -> attributes.Subject:
         services = self._services
         return attributes.Subject(
-            services.catalogue, services.opener, who, self.did, services.now_ttl, self.is_file
+            services.catalogue,
+            services.opener,
+            services.rules,
+            who,
+            self.did,
+            services.now_ttl,
+            self.is_file,
         )
 
 
@@ -154,10 +172,20 @@ class CollectionDir(_DIDNode, Dir):
 
 
 class DIDFile(_DIDNode, File):
-    """A file DID."""
+    """A file DID.  *dataset* is one that it was seen in."""
 
-    __slots__ = ()
+    __slots__ = ("_dataset",)
     is_file = True
+
+    def __init__(
+        self,
+        services: Services,
+        did: DID,
+        seen_in: weakref.ref[Listing] | None = None,
+        dataset: DID | None = None,
+    ) -> None:
+        super().__init__(services, did, seen_in)
+        self._dataset = dataset
 
     @property
     def key(self) -> Key:
@@ -174,24 +202,32 @@ class DIDFile(_DIDNode, File):
         info, ttl = await catalogue.info(who, self.did)
         return file_attr(info.size or 0, info.mtime_ns, ttl)
 
-    async def open(self, who: Identity, flags: int) -> OpenFile:
-        return OpenDIDFile(await self._services.opener.open(who, self.did))
+    async def open(self, who: Identity, flags: int, caller: Caller) -> OpenFile:
+        opened = await self._services.opener.open(
+            who,
+            self.did,
+            caller=caller,
+            through=self._dataset,
+            nonblocking=bool(flags & os.O_NONBLOCK),
+        )
+        return OpenDIDFile(opened)
 
 
 class OpenDIDFile(OpenFile):
     """An open file DID.  Its bytes never change, so the kernel may keep its pages."""
 
-    __slots__ = ("_source",)
+    __slots__ = ("_opened", "_source")
     keep_cache = True
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self._source = opened.source
 
     async def read(self, offset: int, size: int) -> Data:
         return await self._source.read(offset, size)
 
     def close(self) -> None:
-        self._source.close()
+        self._opened.close()
 
 
 class Members(Sequence[Entry]):
@@ -205,6 +241,7 @@ class Members(Sequence[Entry]):
         self._parent = parent
         self._listing, self._ttl = known
         self._file_ttl = services.catalogue.file_ttl
+        self._dataset = next(parent.ancestors(), None)  # files lie in no containers
 
     def __len__(self) -> int:
         return len(self._listing)
@@ -226,7 +263,7 @@ class Members(Sequence[Entry]):
         if member.type is DIDType.FILE:
             mtime_ns = listing.mtime_ns(index)
             is_complete = mtime_ns is not None and member.size is not None
-            node = DIDFile(self._services, member.did, listing.ref)
+            node = DIDFile(self._services, member.did, listing.ref, self._dataset)
             ttl = self._file_ttl if is_complete else 0.0
             attr = file_attr(member.size or 0, mtime_ns or 0, ttl)
         else:

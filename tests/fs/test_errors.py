@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from rucio_fs import errors
+from rucio_fs.callers import Caller
 from rucio_fs.did import Identity
 from rucio_fs.errors import RucioFsError
 from rucio_fs.handles import OpenDir
@@ -69,7 +70,7 @@ class BreakingFile(File):
         self._breaking.check()
         return file_attr(1, 0, 0.0)
 
-    async def open(self, who: Identity, flags: int) -> OpenFile:
+    async def open(self, who: Identity, flags: int, caller: Caller) -> OpenFile:
         self._breaking.check()
         return BreakingOpenFile(self._breaking)
 
@@ -319,6 +320,18 @@ EXPECTED = {
     "TooSlow": ("ETIMEDOUT", "WARNING"),
     "Refused": ("EINVAL", "WARNING"),
     "NotYetHere": ("EAGAIN", "INFO"),
+    "NeedsApproval": ("EAGAIN", "INFO"),
+    "NotForScanners": ("EAGAIN", "INFO"),
+    "TooManyWaiting": ("EAGAIN", "INFO"),
+    "QuotaExceeded": ("EDQUOT", "WARNING"),
+    "NoTarget": ("ENOSPC", "WARNING"),
+    "RuleExists": ("EINVAL", "DEBUG"),
+    "Stuck": ("EIO", "WARNING"),
+    "Suspended": ("EIO", "WARNING"),
+    "RuleGone": ("ECANCELED", "WARNING"),
+    "RuleExpired": ("ETIME", "WARNING"),
+    "NoRule": ("ENODATA", "DEBUG"),
+    "OnTape": ("ENOMEDIUM", "INFO"),
     "NoReplica": ("ENODATA", "WARNING"),
     "Corrupt": ("EIO", "ERROR"),
     "UsageError": ("EIO", "ERROR"),

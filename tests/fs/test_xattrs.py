@@ -61,6 +61,7 @@ async def test_all_of_a_file(filled: World) -> None:
         "adler32": "084b021f",
         "md5": "b1946ac92492d2347c6235b4d2611184",
         "state": "AVAILABLE",
+        "locality": "LOCAL",
         "replicas": "COLO=AVAILABLE,FAR=AVAILABLE",
         "pfn": f"file://{path}",
         "local_path": path,

@@ -10,6 +10,7 @@ import requests
 import trio
 
 from lake import Lake
+from rucio_fs.catalogue.asking import Asking
 from rucio_fs.catalogue.base import Catalogue
 from rucio_fs.catalogue.rucio import RucioCatalogue
 from rucio_fs.config import RucioConfig
@@ -44,9 +45,9 @@ def _add_replicas(lake: Lake, name: str, states: dict[str, str]) -> None:
 
 @pytest.fixture
 def catalogue(lake: Lake) -> Iterator[RucioCatalogue]:
-    made = RucioCatalogue(_settings(lake), site="HERE")
+    made = RucioCatalogue(Asking(_settings(lake)), site="HERE")
     yield made
-    made.close()
+    made.asking.close()
 
 
 class TestRucioCatalogue(CatalogueContract):
@@ -55,9 +56,9 @@ class TestRucioCatalogue(CatalogueContract):
 
 async def test_connect_tells_the_account(lake: Lake) -> None:
     for account in ("root", "alice"):
-        catalogue = RucioCatalogue(_settings(lake, account))
+        catalogue = RucioCatalogue(Asking(_settings(lake, account)))
         assert await catalogue.connect(MY) == account
-        catalogue.close()
+        catalogue.asking.close()
 
 
 async def test_the_site_has_lan_pfns_first(catalogue: RucioCatalogue, lake: Lake) -> None:
@@ -67,16 +68,16 @@ async def test_the_site_has_lan_pfns_first(catalogue: RucioCatalogue, lake: Lake
         ("REM1", False),
     ]
     assert found.replicas[0].pfn.startswith(f"file://localhost{lake.store('COLO')}/")
-    elsewhere = RucioCatalogue(_settings(lake), site="FAR2")
+    elsewhere = RucioCatalogue(Asking(_settings(lake)), site="FAR2")
     found = await elsewhere.replicas(MY, DID("sky", "exp0001_g.fits"))
     assert not any(replica.is_lan for replica in found.replicas)
-    elsewhere.close()
+    elsewhere.asking.close()
 
 
 async def test_all_of_a_scope(catalogue: Catalogue, lake: Lake) -> None:
-    everything = RucioCatalogue(_settings(lake), scope_listing="all")
+    everything = RucioCatalogue(Asking(_settings(lake)), scope_listing="all")
     shown = {member.did for member in (await everything.scope_content(MY, "sky")).members}
-    everything.close()
+    everything.asking.close()
     assert {DID("sky", "night-001"), DID("sky", "exp0001_g.fits"), DID("sky", "survey")} <= shown
     top = {member.did for member in (await catalogue.scope_content(MY, "sky")).members}
     assert top < shown

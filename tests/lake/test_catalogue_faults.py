@@ -21,6 +21,7 @@ from lake.faults import (
     Stall,
     Status,
 )
+from rucio_fs.catalogue.asking import Asking
 from rucio_fs.catalogue.rucio import RucioCatalogue
 from rucio_fs.config import RucioConfig
 from rucio_fs.did import DID, Identity
@@ -45,11 +46,11 @@ def catalogue(lake: Lake, proxy: FaultProxy, tmp_path: Path) -> Iterator[RucioCa
     text = lake.client_config().read_text()
     file.write_text(re.sub(r"(_host *= *)\S+", rf"\g<1>{proxy.url}", text))
     made = RucioCatalogue(
-        RucioConfig(config_file=file, timeout=1.0, deadline=2.0, listing_deadline=10.0),
+        Asking(RucioConfig(config_file=file, timeout=1.0, deadline=2.0, listing_deadline=10.0)),
         site="HERE",
     )
     yield made
-    made.close()
+    made.asking.close()
 
 
 ACTIONS: dict[str, Action] = {
@@ -116,10 +117,10 @@ async def test_a_wrong_password_is_tried_once(
 ) -> None:
     file = tmp_path / "rucio.cfg"
     _replace(file, r"(password *= *)\S+", r"\g<1>wrong")
-    wrong = RucioCatalogue(RucioConfig(config_file=file))
+    wrong = RucioCatalogue(Asking(RucioConfig(config_file=file)))
     with pytest.raises(LoginFailed, match="account root in with userpass"):
         await wrong.connect(MY)
-    wrong.close()
+    wrong.asking.close()
     assert [request.path.partition("?")[0] for request in proxy.requests] == ["/auth/userpass"]
 
 

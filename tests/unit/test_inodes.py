@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from rucio_fs import inodes
+from rucio_fs.callers import Caller
 from rucio_fs.did import Identity
 from rucio_fs.errors import IsADir, NotADir, Stale
 from rucio_fs.inodes import ROOT, InodeTable, hash_key
@@ -45,7 +46,7 @@ class AFile(File):
     async def attr(self, who: Identity) -> Attr:
         raise NotImplementedError
 
-    async def open(self, who: Identity, flags: int) -> OpenFile:
+    async def open(self, who: Identity, flags: int, caller: Caller) -> OpenFile:
         raise NotImplementedError
 
 

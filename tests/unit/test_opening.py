@@ -38,11 +38,11 @@ def copy(rucio: FakeCatalogue, path: Path, rse: str = "COLO", data: bytes = DATA
 
 
 async def content(opener: Opener) -> bytes:
-    source = await opener.open(MY, F)
+    opened = await opener.open(MY, F)
     try:
-        return bytes(await source.read(0, 100))
+        return bytes(await opened.source.read(0, 100))
     finally:
-        source.close()
+        opened.close()
 
 
 async def test_the_colocated_copy_is_read(

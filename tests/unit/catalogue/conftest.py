@@ -9,6 +9,7 @@ import pytest
 from rucio.client.baseclient import BaseClient
 
 from rucio_fs.catalogue import retrying, tokens
+from rucio_fs.catalogue.asking import Asking
 from rucio_fs.catalogue.rucio import RucioCatalogue
 from rucio_fs.config import RucioConfig
 from rucio_fs.errors import Unreachable
@@ -62,9 +63,9 @@ def make(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
             listing_deadline=20.0,
             connections=connections,
         )
-        made.append(RucioCatalogue(config, site="HERE"))
+        made.append(RucioCatalogue(Asking(config), site="HERE"))
         return made[-1]
 
     yield catalogue
     for one in made:
-        one.close()
+        one.asking.close()

@@ -13,6 +13,7 @@ import requests
 import trio
 from rucio.client.baseclient import BaseClient
 
+from rucio_fs.catalogue.asking import Asking
 from rucio_fs.catalogue.failures import translate
 from rucio_fs.catalogue.rucio import RucioCatalogue
 from rucio_fs.config import RucioConfig
@@ -270,13 +271,13 @@ async def test_an_incomplete_configuration(
 
 async def test_a_configuration_file_that_is_not_there(tmp_path: Path) -> None:
     file = tmp_path / "rucio.cfg"
-    await fails(RucioCatalogue(RucioConfig(config_file=file)), UsageError, str(file))
+    await fails(RucioCatalogue(Asking(RucioConfig(config_file=file))), UsageError, str(file))
 
 
 async def test_no_configuration_at_all(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RUCIO_HOME", "VIRTUAL_ENV", "CONDA_PREFIX"):
         monkeypatch.delenv(name, raising=False)
-    await fails(RucioCatalogue(RucioConfig()), UsageError, "/opt/rucio/etc/rucio.cfg")
+    await fails(RucioCatalogue(Asking(RucioConfig())), UsageError, "/opt/rucio/etc/rucio.cfg")
 
 
 # --- what must not be told -----------------------------------------------------------------------

@@ -1,0 +1,110 @@
+"""Making rules: many at once where Rucio allows it, each refusal told to whom it concerns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rucio_fs.catalogue.base import Rules
+from rucio_fs.did import DID, Identity, Rule, RuleState, RuleTerms
+from rucio_fs.errors import Denied, NoTarget, RucioFsError, RuleExists, Unreachable
+from rucio_fs.rules import verdicts
+from rucio_fs.rules.finding import Finder
+
+_MOVING = (RuleState.REPLICATING, RuleState.INJECT)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """How a DID was found or set on its way.
+
+    *rule_id* is None where a rule of anybody has it on its way already and was not asked for.
+    """
+
+    is_here: bool = False
+    rule_id: str | None = None
+    rule: Rule | None = None
+    is_made: bool = False
+
+
+class Maker:
+    """Finds the rule that brings a DID to the site, or makes it.  Stateless."""
+
+    def __init__(self, rules: Rules, finder: Finder, terms: RuleTerms) -> None:
+        self._rules = rules
+        self._finder = finder
+        self._terms = terms
+
+    async def begin_files(
+        self, who: Identity, dids: Sequence[DID], lifetime: int | None = None
+    ) -> Mapping[DID, Begun | RucioFsError]:
+        """Set files on their way; a handful of requests for hundreds of them."""
+        states = await self._rules.states_at(who, dids, self._terms.rse_expression)
+        begun: dict[DID, Begun | RucioFsError] = {}
+        missing: list[DID] = []
+        for did in dids:
+            at_site = states.get(did, {})
+            if lifetime is not None:  # somebody wants to be sure that it stays
+                missing.append(did)
+            elif verdicts.is_here(at_site):
+                begun[did] = Begun(is_here=True)
+            elif not verdicts.is_odd(at_site):
+                begun[did] = Begun()
+            elif at_site and (rule := await self._moving(who, did)) is not None:
+                begun[did] = Begun(rule_id=rule.id, rule=rule)
+            else:
+                missing.append(did)
+        return begun | await self._make(who, missing, self._with(lifetime))
+
+    async def begin_collection(
+        self, who: Identity, did: DID, lifetime: int | None = None
+    ) -> Begun | RucioFsError:
+        """Set a dataset or container on its way, with one rule on all of it."""
+        serving = [rule for rule in await self._finder.serving(who, did) if rule.did == did]
+        usable = (RuleState.OK, *_MOVING)
+        for rule in serving:
+            if rule.state in usable or self._finder.is_same(rule):
+                return Begun(rule_id=rule.id, rule=rule)
+        return (await self._make(who, [did], self._with(lifetime)))[did]
+
+    def _with(self, lifetime: int | None) -> RuleTerms:
+        return self._terms if lifetime is None else replace(self._terms, lifetime=lifetime)
+
+    async def _moving(self, who: Identity, did: DID) -> Rule | None:
+        """A rule that has the file on its way, or one of ours that is stopped."""
+        for rule in await self._finder.serving(who, did):
+            if rule.state in _MOVING or self._finder.is_same(rule):
+                return rule
+        return None
+
+    async def _make(
+        self, who: Identity, dids: Sequence[DID], terms: RuleTerms
+    ) -> dict[DID, Begun | RucioFsError]:
+        """One request where all goes well.  Rucio makes all the rules of a request or none."""
+        if not dids:
+            return {}
+        try:
+            ids = await self._rules.add_rules(who, dids, terms)
+            return {did: Begun(rule_id=ids[did], is_made=True) for did in dids}
+        except (Denied, NoTarget, Unreachable) as exc:  # not about any DID among them
+            return dict.fromkeys(dids, exc)
+        except RuleExists as exc:
+            if len(dids) == 1:
+                return {dids[0]: await self._existing(who, dids[0], exc)}
+        except RucioFsError as exc:
+            if len(dids) == 1:
+                return {dids[0]: exc}
+        middle = len(dids) // 2
+        first = await self._make(who, dids[:middle], terms)
+        return first | await self._make(who, dids[middle:], terms)
+
+    async def _existing(
+        self, who: Identity, did: DID, duplicate: RuleExists
+    ) -> Begun | RucioFsError:
+        try:
+            for rule in await self._finder.serving(who, did):
+                if self._finder.is_same(rule):
+                    return Begun(rule_id=rule.id, rule=rule)
+        except RucioFsError as exc:
+            return exc
+        return duplicate

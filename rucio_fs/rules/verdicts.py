@@ -1,0 +1,104 @@
+"""What the states of a replica and of its rule mean for whoever waits.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from rucio_fs.availability import AVAILABLE
+from rucio_fs.did import DID, Presence, Rule, RuleState
+from rucio_fs.errors import NeedsApproval, RucioFsError, RuleExpired, RuleGone, Stuck, Suspended
+from rucio_fs.rules.delivery import State
+
+COPYING = "COPYING"
+
+
+class Verdict(NamedTuple):
+    """How a DID stands.  *error*: why it does not come as things stand."""
+
+    state: State
+    error: RucioFsError | None = None
+
+
+ON_ITS_WAY = Verdict(State.REPLICATING)
+HERE = Verdict(State.AVAILABLE)
+
+
+def is_here(states: Mapping[str, str]) -> bool:
+    return AVAILABLE in states.values()
+
+
+def is_odd(states: Mapping[str, str]) -> bool:
+    """Whether the replica does not look like one on its way, so that its rule has to tell.
+
+    UNAVAILABLE is what a transfer that failed for good leaves behind; a rule that waits for
+    approval, or is gone, has no replica at all.
+    """
+    return not is_here(states) and COPYING not in states.values()
+
+
+def of_file(did: DID, states: Mapping[str, str], rule: Rule) -> Verdict:
+    """How the file *did* stands by its replica *states* at the site and by its *rule*.
+
+    The rule may be that of a dataset with other files stuck: COPYING then says that this one is
+    not.
+    """
+    if is_here(states):
+        return HERE
+    match rule.state:
+        case RuleState.STUCK:
+            if rule.did != did and COPYING in states.values():
+                return ON_ITS_WAY
+            return Verdict(State.STUCK, _stuck(did, rule))
+        case RuleState.SUSPENDED:
+            return Verdict(State.SUSPENDED, _suspended(did, rule))
+        case RuleState.WAITING_APPROVAL:
+            return Verdict(State.WAITING_APPROVAL, _waits(did, rule))
+        case _:
+            return ON_ITS_WAY
+
+
+def of_collection(did: DID, here: Presence, files: int | None, rule: Rule) -> Verdict:
+    """How a collection of *files* files stands, of which *here* is at the site."""
+    match rule.state:
+        case RuleState.STUCK:
+            return Verdict(State.STUCK, _stuck(did, rule))
+        case RuleState.SUSPENDED:
+            return Verdict(State.SUSPENDED, _suspended(did, rule))
+        case RuleState.WAITING_APPROVAL:
+            return Verdict(State.WAITING_APPROVAL, _waits(did, rule))
+        case RuleState.OK if files is None or here.files >= files:
+            return HERE
+        case _:
+            return ON_ITS_WAY
+
+
+def of_lost_rule(did: DID, rule_id: str, expires_ns: int | None, now_ns: int) -> Verdict:
+    """How *did* stands when its rule is not there any more and none has taken its place."""
+    again = "opening it again makes a new one"
+    if expires_ns is not None and expires_ns <= now_ns + _SKEW_NS:
+        gone: RucioFsError = RuleExpired(
+            f"{did}: rule {rule_id} has expired before the data was here; {again}"
+        )
+    else:
+        gone = RuleGone(f"{did}: rule {rule_id} was deleted by somebody; {again}")
+    return Verdict(State.NOT_AVAILABLE, gone)
+
+
+_SKEW_NS = 5_000_000_000  # between the clocks of Rucio and of this machine
+
+
+def _stuck(did: DID, rule: Rule) -> Stuck:
+    reason = rule.error or "Rucio gives no reason"
+    return Stuck(f"{did}: rule {rule.id} is STUCK: {reason}. Rucio tries again now and then")
+
+
+def _suspended(did: DID, rule: Rule) -> Suspended:
+    reason = f": {rule.error}" if rule.error else ""
+    return Suspended(f"{did}: rule {rule.id} is SUSPENDED{reason}. Ask Rucio's operators why")
+
+
+def _waits(did: DID, rule: Rule) -> NeedsApproval:
+    return NeedsApproval(
+        f"{did}: rule {rule.id} is WAITING_APPROVAL by the operators of {rule.rse_expression}"
+    )

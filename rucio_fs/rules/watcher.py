@@ -1,0 +1,280 @@
+"""One task that looks at everything on its way, for all who wait.
+
+A round asks for the replicas of all files at once, counts one collection, and reads one rule: the
+most doubtful.  So the number of requests does not depend on how many wait, nor for how much.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+import trio
+
+from rucio_fs.catalogue.base import BULK_LIMIT, Rules
+from rucio_fs.did import DID, Identity, Rule, RuleState
+from rucio_fs.errors import NotFound, RucioFsError, RuleGone, Stuck
+from rucio_fs.rules import verdicts
+from rucio_fs.rules.delivery import Delivery, State
+from rucio_fs.rules.finding import Finder
+from rucio_fs.rules.pace import Pace
+from rucio_fs.rules.verdicts import HERE, Verdict
+
+log = logging.getLogger(__name__)
+
+_LOOK_AGAIN = 5.0  # s after which the rule of what seems to be on its way is read again
+_INTEREST = 15.0  # s for which a question how far something is counts as waiting for it
+_SURELY_ODD = 3  # rounds in which a replica was UNAVAILABLE before its rule is not waited for
+
+
+class Watcher:
+    """Knows how everything on its way stands.  One instance and one `run` task a mount.
+
+    *on_change* is called with a delivery whenever its state or error has changed.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        finder: Finder,
+        rse_expression: str,
+        pace: Pace,
+        on_change: Callable[[Delivery], None],
+    ) -> None:
+        self._rules = rules
+        self._finder = finder
+        self._rse_expression = rse_expression
+        self._pace = pace
+        self._on_change = on_change
+        self._watched: set[Delivery] = set()
+        self._states: dict[Delivery, Mapping[str, str]] = {}
+        self._odd_rounds: dict[Delivery, int] = defaultdict(int)
+        self._hurry = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def watch(self, delivery: Delivery) -> None:
+        self._watched.add(delivery)
+        self.hurry()
+
+    def forget(self, delivery: Delivery) -> None:
+        self._watched.discard(delivery)
+        self._states.pop(delivery, None)
+        self._odd_rounds.pop(delivery, None)
+
+    def hurry(self) -> None:
+        """Somebody has begun to wait: a long pause ends."""
+        self._hurry.set()
+
+    async def run(self) -> None:
+        """Round after round, for ever; none while nothing is on its way."""
+        last = trio.current_time()
+        while True:
+            calls = 0
+            if self._watched:
+                try:
+                    calls = await self._round()
+                    self._pace.succeeded()
+                except RucioFsError as exc:
+                    log.log(exc.level, "what is on its way cannot be looked at: %s", exc)
+                    self._pace.failed()
+                except Exception:
+                    log.exception("bug while looking at what is on its way")
+                    self._pace.failed()
+            last = trio.current_time()
+            while True:
+                self._hurry = trio.Event()
+                until = last + self._pace.pause(self._youngest_wait(), calls)
+                if not self._watched:
+                    until = float("inf")
+                with trio.move_on_at(until):
+                    await self._hurry.wait()
+                if trio.current_time() >= until:
+                    break
+
+    # --- one look --------------------------------------------------------------------------------
+
+    async def look(self, delivery: Delivery) -> int:
+        """Find and read the rule of *delivery*; return how many requests that took.
+
+        Raises: what the catalogue raises but for a rule that is gone, which is a verdict.
+        """
+        who = delivery.who
+        delivery.looked_at = trio.current_time()
+        calls = 1
+        rule: Rule | None = None
+        if delivery.rule_id is not None:
+            try:
+                rule = await self._rules.rule(who, delivery.rule_id)
+            except RuleGone:
+                calls += 2
+                rule = await self._replacement(delivery)
+        else:
+            calls += 1
+            rule = await self._replacement(delivery)
+        if delivery.is_over:
+            return calls
+        if rule is None:
+            self._lose(delivery)
+            return calls
+        if rule != delivery.read:
+            delivery.read = delivery.rule = rule
+            if rule.state is RuleState.STUCK:
+                calls += 1
+                trouble = await self._rules.trouble(who, rule.id)
+                if trouble:
+                    reason = f"{rule.error or 'no reason given'} ({trouble})"
+                    delivery.rule = replace(rule, error=reason)
+        self._take(delivery, delivery.rule or rule)
+        return calls
+
+    def _take(self, delivery: Delivery, rule: Rule) -> None:
+        is_first = delivery.rule_id is None
+        delivery.rule, delivery.rule_id = rule, rule.id
+        if delivery.is_file:
+            states = self._states.get(delivery, {verdicts.COPYING: verdicts.COPYING})
+            self.settle(delivery, verdicts.of_file(delivery.did, states, rule))
+        else:
+            self.settle(
+                delivery,
+                verdicts.of_collection(delivery.did, delivery.here, delivery.files, rule),
+            )
+        if is_first:
+            delivery.tell()
+
+    async def _replacement(self, delivery: Delivery) -> Rule | None:
+        """Another rule that brings the same: the one we know is gone, or we know none."""
+        try:
+            rules = await self._finder.serving(delivery.who, delivery.did)
+        except NotFound:
+            return None
+        return next((rule for rule in rules if rule.id != delivery.rule_id), None)
+
+    def _lose(self, delivery: Delivery) -> None:
+        """The rule is gone and none has taken its place."""
+        known = delivery.rule
+        verdict = verdicts.of_lost_rule(
+            delivery.did,
+            delivery.rule_id or "(unknown)",
+            known.expires_ns if known is not None else None,
+            time.time_ns(),
+        )
+        delivery.is_over = True
+        self.settle(delivery, verdict)
+
+    def settle(self, delivery: Delivery, verdict: Verdict) -> None:
+        """Take over how *delivery* stands, and tell whoever waits if that is news."""
+        if verdict.state is State.AVAILABLE:
+            delivery.is_over = True
+        is_news = delivery.is_over or (verdict.state, str(verdict.error)) != (
+            delivery.state,
+            str(delivery.error),
+        )
+        delivery.state, delivery.error = verdict
+        if delivery.is_over:
+            self.forget(delivery)
+        if is_news:
+            self._on_change(delivery)
+            delivery.tell()
+
+    # --- a round ---------------------------------------------------------------------------------
+
+    async def _round(self) -> int:
+        calls = 0
+        for who, files in self._files():
+            states = await self._rules.states_at(who, list(files), self._rse_expression)
+            calls += 1
+            for did, delivery in files.items():
+                self._learn(delivery, states.get(did, {}))
+        collection = self._longest_uncounted()
+        if collection is not None:
+            calls += await self._count(collection)
+        doubtful = self._most_doubtful()
+        if doubtful is not None:
+            calls += await self.look(doubtful)
+        return calls
+
+    def _files(self) -> Iterator[tuple[Identity, dict[DID, Delivery]]]:
+        by_asker: dict[Identity, list[Delivery]] = defaultdict(list)
+        for delivery in self._watched:
+            if delivery.is_file:
+                by_asker[delivery.who].append(delivery)
+        for who, files in by_asker.items():
+            for start in range(0, len(files), BULK_LIMIT):
+                yield who, {file.did: file for file in files[start : start + BULK_LIMIT]}
+
+    def _learn(self, delivery: Delivery, states: Mapping[str, str]) -> None:
+        """Take over the replica states of a file."""
+        if delivery not in self._watched:
+            return
+        self._states[delivery] = states
+        delivery.is_odd = verdicts.is_odd(states)
+        if verdicts.is_here(states):
+            self.settle(delivery, HERE)
+            return
+        if not delivery.is_odd:
+            self._odd_rounds.pop(delivery, None)
+            if delivery.state is State.STUCK:
+                delivery.looked_at = float("-inf")  # Rucio tries again, or its rule says otherwise
+            return
+        self._odd_rounds[delivery] += 1
+        if (
+            "UNAVAILABLE" in states.values()
+            and delivery.state is State.REPLICATING
+            and self._odd_rounds[delivery] >= _SURELY_ODD
+        ):
+            # With hundreds of them their rules would be read one a second.
+            where = ", ".join(sorted(states))
+            error = Stuck(f"{delivery.did}: the transfer to {where} has failed")
+            self.settle(delivery, Verdict(State.STUCK, error))
+
+    async def _count(self, delivery: Delivery) -> int:
+        """Learn how much of a collection is here."""
+        calls = 1
+        is_first = delivery.counted_at == float("-inf")
+        delivery.counted_at = trio.current_time()
+        if delivery.files is None:
+            calls += 1
+            delivery.files, delivery.bytes = await self._rules.total(delivery.who, delivery.did)
+        here = await self._rules.presence(delivery.who, delivery.did, self._rse_expression)
+        if is_first:
+            delivery.bytes_at_first = here.bytes
+        if here != delivery.here:
+            delivery.here = here
+            delivery.tell()
+        return calls
+
+    def _longest_uncounted(self) -> Delivery | None:
+        return min(
+            (one for one in self._watched if not one.is_file),
+            key=lambda one: one.counted_at,
+            default=None,
+        )
+
+    def _most_doubtful(self) -> Delivery | None:
+        now = trio.current_time()
+        due = [
+            one
+            for one in self._watched
+            if one.is_odd or not one.is_file or now - one.looked_at >= _LOOK_AGAIN
+        ]
+        return min(due, key=_doubt, default=None)
+
+    def _youngest_wait(self) -> float | None:
+        """Age (s) of the youngest wait; a look at the progress is as good as waiting."""
+        now = trio.current_time()
+        waits: Iterable[float] = (
+            now - max(one.began_at, one.interest_at)
+            for one in self._watched
+            if one.waiting or now - one.interest_at < _INTEREST
+        )
+        return min(waits, default=None)
+
+
+def _doubt(delivery: Delivery) -> tuple[bool, bool, float]:
+    """Sorts what has to be looked at: the waited for first, then the odd, then the longest ago."""
+    return (not delivery.waiting, not delivery.is_odd, delivery.looked_at)
