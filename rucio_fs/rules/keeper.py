@@ -14,7 +14,7 @@ import trio
 from cachetools import LRUCache
 
 from rucio_fs.callers import Caller
-from rucio_fs.catalogue.base import BULK_LIMIT, Rules
+from rucio_fs.catalogue.base import Rules
 from rucio_fs.config import OpeningConfig, RulesConfig
 from rucio_fs.did import DID, DIDType, Identity, Rule, RuleTerms
 from rucio_fs.errors import (
@@ -29,7 +29,7 @@ from rucio_fs.rules.delivery import Delivery, State
 from rucio_fs.rules.events import Events
 from rucio_fs.rules.finding import Finder
 from rucio_fs.rules.guard import Guard
-from rucio_fs.rules.making import Begun, Maker
+from rucio_fs.rules.making import BATCH, Begun, Maker
 from rucio_fs.rules.pace import Pace
 from rucio_fs.rules.verdicts import HERE, Verdict, of_lost_rule
 from rucio_fs.rules.watcher import Watcher
@@ -80,7 +80,7 @@ class RuleKeeper:
             self._changed,
         )
         self._begin: Gatherer[_Key, Begun] = Gatherer(
-            self._begin_files, nursery, limit=BULK_LIMIT, at_once=2
+            self._begin_files, nursery, limit=BATCH, at_once=2
         )
         self._deliveries: dict[_Key, Delivery] = {}
         self._refusals: LRUCache[_Key, RucioFsError] = LRUCache(_REFUSALS)
