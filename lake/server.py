@@ -46,8 +46,13 @@ class RucioServer:
         self.access_log = directory / "log" / "access.log"
         self._port = port
 
-    def configure(self, database_url: str, memcached: int, oidc: str | None) -> None:
-        """Write the server's configuration; it holds the database's password."""
+    def configure(
+        self, database_url: str, memcached: int, oidc: str | None, *, templates: Path
+    ) -> None:
+        """Write the server's configuration; it holds the database's password.
+
+        *templates* are Rucio's texts of mails: approving or denying a rule reads them.
+        """
         etc = self.config.parent
         etc.mkdir(mode=0o700)
         alembic = etc / "alembic.ini"
@@ -57,6 +62,7 @@ class RucioServer:
                 "logdir": str(self.directory / "log"),
                 "loglevel": "INFO",
                 "logformat": "%%(asctime)s\t%%(process)d\t%%(levelname)s\t%%(message)s",
+                "mailtemplatedir": str(templates),
             },
             "client": _client_section(self.url, "root"),
             "database": {

@@ -18,7 +18,7 @@ from pathlib import Path
 from lake import placing
 from lake.database import Database
 from lake.errors import LakeError
-from lake.install import cache, node_modules, server_python
+from lake.install import cache, node_modules, server_python, venv
 from lake.ports import HOST, is_listening
 from lake.processes import Server, is_running, launch, uninterrupted
 from lake.rses import RSES, TOKENS
@@ -86,7 +86,8 @@ class Starter:
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
         command = [program("memcached"), *user, "-l", HOST, "-p", str(memcached), "-m", "128"]
         server = self._launch("memcached", command, memcached)
-        self._rucio.configure(database.url, memcached, self._issuer)
+        templates = venv() / "rucio" / "etc" / "mail_templates"
+        self._rucio.configure(database.url, memcached, self._issuer, templates=templates)
         # Rucio decides at import whether it caches; without, listing replicas takes 6 ms a file.
         self._await(server, lambda: is_listening(memcached))
 

@@ -43,6 +43,7 @@ from rucio.daemons.conveyor.poller import poller  # noqa: E402
 from rucio.daemons.conveyor.submitter import submitter  # noqa: E402
 from rucio.daemons.judge.cleaner import rule_cleaner  # noqa: E402
 from rucio.daemons.judge.evaluator import re_evaluator  # noqa: E402
+from rucio.daemons.judge.injector import rule_injector  # noqa: E402
 from rucio.daemons.judge.repairer import rule_repairer  # noqa: E402
 from rucio.daemons.undertaker.undertaker import undertaker  # noqa: E402
 
@@ -50,7 +51,9 @@ from rucio.daemons.undertaker.undertaker import undertaker  # noqa: E402
 reaping.REGION = make_region().configure("dogpile.cache.null")
 
 _PAUSE = 0.2  # seconds between two rounds
-_topology = ExpiringObjectCache(ttl=300, new_obj_fnc=Topology)
+# Fresh for every step: Rucio keeps it for 300 s, and as long the conveyor would not hear that an
+# RSE is closed.
+_topology = ExpiringObjectCache(ttl=0, new_obj_fnc=Topology)
 
 
 def _reap() -> None:
@@ -60,6 +63,7 @@ def _reap() -> None:
 _Step = tuple[float, Callable[[], object]]  # seconds between two runs, what to run
 STEPS: dict[str, _Step] = {
     "undertaker": (2, lambda: undertaker(once=True)),
+    "injector": (0, lambda: rule_injector(once=True)),
     "evaluator": (0, lambda: re_evaluator(once=True, did_limit=1000)),
     "submitter": (
         0,
