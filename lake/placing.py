@@ -82,6 +82,18 @@ def place(source: Path, store: Path) -> Manifest:
     return manifest
 
 
+def put(rse: Rse, store: Path, relative: str, content: bytes) -> Path:
+    """Write one file at *relative* in the RSE's tree below *store*, as its server would have."""
+    root = store / rse.tree
+    target = root / relative
+    owner = service_user(rse.owner)
+    _make_parents(target, root, owner)
+    target.write_bytes(content)
+    target.chmod(0o644)
+    owner.own(target)
+    return target
+
+
 def make_tree(rse: Rse, store: Path) -> None:
     """Make the RSE's directory and its parents below *store*, owned by its server's user."""
     owner = service_user(rse.owner)
