@@ -1,4 +1,4 @@
-"""The command line: python -m lake up|down|status|env|install|fill.
+"""The command line: python -m lake up|down|status|env|install|fill|daemons.
 
 Exit codes: 0 done, 1 failed (status: not everything runs), 2 wrong usage, 3 something must be
 installed first, 4 a port is taken.
@@ -167,6 +167,38 @@ def fill(directory: Path, scope: str, datasets: int, loose: int, big: int, both_
     start = time.monotonic()
     Lake.load(directory).fill(scope, datasets=datasets, loose=loose, big=big, both=both_rse)
     click.echo(f"filled {scope} in {time.monotonic() - start:.1f} s")
+
+
+@main.group()
+def daemons() -> None:
+    """Pause Rucio's daemons, let them work again, have all work once."""
+
+
+@daemons.command()
+@_directory_option
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def pause(directory: Path, names: tuple[str, ...]) -> None:
+    """Keep daemons from working: without the repairer a STUCK rule stays STUCK, for one."""
+    lake = Lake.load(directory)
+    lake.pause_daemons(*names)
+    click.echo(f"paused: {', '.join(lake.paused_daemons())}")
+
+
+@daemons.command()
+@_directory_option
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+def resume(directory: Path, names: tuple[str, ...]) -> None:
+    """Let daemons work again, all if none is named."""
+    lake = Lake.load(directory)
+    lake.resume_daemons(*names)
+    click.echo(f"paused: {', '.join(lake.paused_daemons()) or 'none'}")
+
+
+@daemons.command()
+@_directory_option
+def run(directory: Path) -> None:
+    """Have every daemon that is not paused work once, now."""
+    Lake.load(directory).run_daemons()
 
 
 def _find(directory: Path) -> Lake | None:

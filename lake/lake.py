@@ -14,6 +14,7 @@ from lake.errors import LakeError
 from lake.install import node_modules, server_python
 from lake.namespaces import check_allowed
 from lake.processes import Server, is_running, stop, uninterrupted
+from lake.rounds import Rounds
 from lake.rses import BY_NAME, TOKENS
 from lake.server import RucioServer
 from lake.starting import Starter
@@ -33,6 +34,7 @@ class Lake:
         self._state = running
         self._rucio = RucioServer(running.directory, running.ports["rucio"])
         self._tls = Tls(running.directory / "tls")
+        self._rounds = Rounds(running.directory / "run")
         self.directory = running.directory
         self.ports: Mapping[str, int] = dict(running.ports)
 
@@ -125,6 +127,30 @@ class Lake:
         same_boot = self._state.boot_id == state.boot_id()
         return [(server, same_boot and is_running(server)) for server in self._state.servers]
 
+    def pause_daemons(self, *names: str) -> None:
+        """Keep some of Rucio's daemons (rounds.DAEMONS) from working; return when none does.
+
+        Without "repairer" a STUCK rule stays STUCK, without "submitter", "poller" or "finisher" a
+        rule stays REPLICATING, without "cleaner" an expired rule, without "reaper" its replicas.
+        Raises: LakeError.
+        """
+        self._rounds.pause(names, self._have_daemons)
+
+    def resume_daemons(self, *names: str) -> None:
+        """Let daemons work again, all of them if none is named.  Raises: LakeError."""
+        self._rounds.resume(names, self._have_daemons)
+
+    def run_daemons(self) -> None:
+        """Have every daemon that is not paused work once from now; return when all have.
+
+        Raises: LakeError.
+        """
+        self._rounds.run(self._have_daemons)
+
+    def paused_daemons(self) -> tuple[str, ...]:
+        """Return the names of the daemons that are paused."""
+        return self._rounds.paused()
+
     @property
     def rucio_url(self) -> str:
         """Rucio's REST interface and its authentication."""
@@ -194,6 +220,9 @@ class Lake:
     def environment(self) -> dict[str, str]:
         """Return a whole environment for a client's process."""
         return dict(os.environ) | self.exports()
+
+    def _have_daemons(self) -> bool:
+        return any(server.name == "daemons" and up for server, up in self.servers())
 
     def fill(
         self, scope: str, *, datasets: int = 0, loose: int = 0, big: int = 0, both: bool = False

@@ -3,7 +3,7 @@
     python -m lake.inside.daemons READY_FILE
 
 Rucio's commands for them would each import for 1.3 s and sleep for 10 s between two looks at the
-queue.  Makes READY_FILE after the first round.
+queue.  Makes READY_FILE after the first round; obeys orders (lake.rounds) laid beside it.
 """
 
 import functools
@@ -47,6 +47,8 @@ from rucio.daemons.judge.injector import rule_injector  # noqa: E402
 from rucio.daemons.judge.repairer import rule_repairer  # noqa: E402
 from rucio.daemons.undertaker.undertaker import undertaker  # noqa: E402
 
+from lake.rounds import DAEMONS, Orders, Report, Rounds  # noqa: E402
+
 # It remembers there that an RSE had nothing to delete, and then leaves it alone for 120 s.
 reaping.REGION = make_region().configure("dogpile.cache.null")
 
@@ -81,22 +83,61 @@ STEPS: dict[str, _Step] = {
     "abacus-account": (1, lambda: account_update(once=True)),
     "abacus-collection": (1, lambda: collection_replica_update(once=True, limit=1000)),
 }
+assert tuple(STEPS) == DAEMONS
+
+
+class Loop:
+    """Round after round; what is ordered is obeyed between two steps, so that none is at work."""
+
+    def __init__(self, rounds: Rounds) -> None:
+        self._rounds = rounds
+        self._orders = Orders()
+        self._reported = Report()
+        self._last: dict[str, float] = {}
+
+    def round(self) -> None:
+        """Run each step that is due and not paused; begin again where a whole round is ordered."""
+        pending = list(STEPS)
+        while pending:
+            if self._obey():
+                pending = list(STEPS)
+            self._step(pending.pop(0))
+        self._obey(ended=True)
+
+    def _obey(self, *, ended: bool = False) -> bool:
+        """Take new orders and report; say whether every daemon is to run now.
+
+        An order for a round that comes after the last step is obeyed in the next round.
+        """
+        run = self._orders.run  # what this round was for
+        done = run if ended else self._reported.run
+        self._orders = self._rounds.orders()
+        if (report := Report(self._orders.number, done)) != self._reported:
+            self._reported = report
+            self._rounds.report(report)
+        if self._orders.run == run:
+            return False
+        self._last.clear()
+        return True
+
+    def _step(self, name: str) -> None:
+        interval, step = STEPS[name]
+        now = time.monotonic()
+        if name in self._orders.paused or now - self._last.get(name, -interval) < interval:
+            return
+        self._last[name] = now
+        try:
+            step()
+        except Exception:  # as Rucio's daemons do: tell, and go on
+            print(f"{name} failed", flush=True)
+            traceback.print_exc()
 
 
 def main() -> None:
     """Run round after round until killed."""
-    last: dict[str, float] = {}
+    loop = Loop(Rounds(_ready.parent))
     while True:
-        for name, (interval, step) in STEPS.items():
-            now = time.monotonic()
-            if now - last.get(name, -interval) < interval:
-                continue
-            last[name] = now
-            try:
-                step()
-            except Exception:  # as Rucio's daemons do: tell, and go on
-                print(f"{name} failed", flush=True)
-                traceback.print_exc()
+        loop.round()
         _ready.touch()
         time.sleep(_PAUSE)
 

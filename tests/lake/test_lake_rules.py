@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from lake import Lake
+from lake import Lake, LakeError
 from lake.fts.client import FtsControl
 from lake.rses import hash_path
 from tests.lake.rest import eventually
@@ -166,3 +168,55 @@ def test_an_expression_chooses_among_rses(lab: RuleLab, scope: str) -> None:
     rule = lab.add_rule(did, expression="site=HERE&COLO_SCRATCHDISK")
     lab.await_rule(rule)
     assert lab.states(did, "COLO_SCRATCHDISK") == {did: "AVAILABLE"}
+
+
+def test_a_paused_daemon_leaves_its_work_undone(own_lake: Lake, lab: RuleLab, scope: str) -> None:
+    (did,) = lab.files(scope)
+    own_lake.pause_daemons("submitter", "cleaner")
+    assert own_lake.paused_daemons() == ("submitter", "cleaner")
+    try:
+        waiting = lab.add_rule(did)
+        own_lake.run_daemons()
+        assert lab.rule(waiting)["state"] == "REPLICATING"
+        assert lab.states(did) == {did: "COPYING"}
+        own_lake.resume_daemons("submitter")
+        assert own_lake.paused_daemons() == ("cleaner",)
+        lab.await_rule(waiting)
+        lab.set_lifetime(waiting, -1)
+        own_lake.run_daemons()
+        assert lab.rule(waiting)["state"] == "OK"
+    finally:
+        own_lake.resume_daemons()
+    assert own_lake.paused_daemons() == ()
+    own_lake.run_daemons()
+    assert lab.rules(did) == []
+
+
+def test_the_reaper_can_be_made_to_wait(own_lake: Lake, lab: RuleLab, scope: str) -> None:
+    (did,) = lab.files(scope)
+    rule = lab.add_rule(did)
+    lab.await_rule(rule)
+    own_lake.pause_daemons("reaper")
+    try:
+        lab.delete_rule(rule)
+        own_lake.run_daemons()
+        assert lab.states(did) == {did: "AVAILABLE"}
+    finally:
+        own_lake.resume_daemons()
+    own_lake.run_daemons()
+    assert lab.states(did) == {}
+
+
+def test_an_unknown_daemon_is_refused_and_the_command_line_pauses(own_lake: Lake) -> None:
+    with pytest.raises(LakeError, match="there is no daemon gardener; there are: undertaker"):
+        own_lake.pause_daemons("gardener")
+    command = [sys.executable, "-m", "lake", "daemons"]
+    options = ["-d", str(own_lake.directory)]
+    for arguments, said in (
+        (["pause", "repairer", "reaper"], "paused: repairer, reaper\n"),
+        (["resume", "reaper"], "paused: repairer\n"),
+        (["resume"], "paused: none\n"),
+    ):
+        done = subprocess.run([*command, *arguments, *options], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, said), done.stderr
+    assert own_lake.paused_daemons() == ()
