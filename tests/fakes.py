@@ -156,6 +156,36 @@ class FakeCatalogue:
         record = self._records[did(name)]
         record.replicas = [entry for entry in record.replicas if entry[0].rse != rse]
 
+    def states(self, name: str | DID) -> dict[str, str]:
+        """Replica states of a file by RSE; nothing for what Rucio does not know."""
+        record = self._records.get(did(name))
+        return {replica.rse: state for replica, state in record.replicas} if record else {}
+
+    def is_collection(self, name: str | DID) -> bool:
+        return self._records[did(name)].info.type.is_collection
+
+    def files_of(self, name: str | DID) -> dict[DID, int]:
+        """Files nested in a DID, or itself, each once, with their sizes.  Raises: NotFound."""
+        found: dict[DID, int] = {}
+        seen: set[DID] = set()
+        pending = [did(name)]
+        while pending:
+            one = pending.pop()
+            record = self._record(one)
+            if record.info.type is DIDType.FILE:
+                found[one] = record.info.size or 0
+            elif one not in seen:
+                seen.add(one)
+                pending += record.children
+        return found
+
+    def nested_sizes(self, name: str | DID) -> list[int]:
+        """Sizes of the files in a DID as Rucio adds them up: a file counts in each dataset."""
+        record = self._record(did(name))
+        if record.info.type is DIDType.FILE:
+            return [record.info.size or 0]
+        return [size for child in record.children for size in self.nested_sizes(child)]
+
     def delete(self, name: str | DID) -> None:
         """Make Rucio forget a DID, also as a member."""
         gone = did(name)
