@@ -116,7 +116,7 @@ class RucioRules:
             return dict(zip(dids, ids, strict=True))
 
         more = f" and {len(dids) - 1} more" if len(dids) > 1 else ""
-        asked = f"rule for {dids[0]}{more} at {terms.rse_expression}"
+        asked = f"rule of {terms.account} for {dids[0]}{more} at {terms.rse_expression}"
         return await self._asking.ask(who, asked, question)
 
     async def set_lifetime(self, who: Identity, rule_id: str, lifetime: int) -> None:

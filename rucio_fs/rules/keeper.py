@@ -377,6 +377,8 @@ class RuleKeeper:
         delivery.tell()
 
     def _refuse(self, delivery: Delivery, error: RucioFsError) -> None:
+        if str(delivery.did) not in str(error):  # one answer for many, or about none of them
+            error = type(error)(f"{delivery.did}: {error}")
         delivery.is_over = True
         self._watcher.settle(delivery, Verdict(State.NOT_AVAILABLE, error))
 
