@@ -73,12 +73,21 @@ def of_collection(did: DID, here: Presence, files: int | None, rule: Rule) -> Ve
             return ON_ITS_WAY
 
 
-def of_lost_rule(did: DID, rule_id: str, expires_ns: int | None, now_ns: int) -> Verdict:
-    """How *did* stands when its rule is not there any more and none has taken its place."""
+def of_lost_rule(
+    did: DID, rule_id: str, expires_ns: int | None, now_ns: int, *, was_waiting: bool = False
+) -> Verdict:
+    """How *did* stands when its rule is not there any more and none has taken its place.
+
+    *was_waiting*: for approval, when it was seen last.  Rucio deletes a rule that is denied.
+    """
     again = "opening it again makes a new one"
     if expires_ns is not None and expires_ns <= now_ns + _SKEW_NS:
         gone: RucioFsError = RuleExpired(
             f"{did}: rule {rule_id} has expired before the data was here; {again}"
+        )
+    elif was_waiting:
+        gone = RuleGone(
+            f"{did}: rule {rule_id}, which waited for approval, has been denied; {again}"
         )
     else:
         gone = RuleGone(f"{did}: rule {rule_id} was deleted by somebody; {again}")

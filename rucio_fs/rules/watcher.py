@@ -162,6 +162,7 @@ class Watcher:
             delivery.rule_id or "(unknown)",
             known.expires_ns if known is not None else None,
             time.time_ns(),
+            was_waiting=delivery.state is State.WAITING_APPROVAL,
         )
         delivery.is_over = True
         self.settle(delivery, verdict)
