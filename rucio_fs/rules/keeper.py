@@ -160,7 +160,7 @@ class RuleKeeper:
         """Somebody wants what is stuck: it may not be any more, or Rucio may be asked to retry."""
         if trio.current_time() - delivery.looked_at >= _JUST_LOOKED:
             try:
-                await self._watcher.look(delivery)
+                await self._watcher.look_closely(delivery)
             except Unreachable as exc:
                 log.info("%s: its rule cannot be looked at: %s", delivery.did, exc)
         if isinstance(delivery.error, Stuck) and delivery.state is State.STUCK:

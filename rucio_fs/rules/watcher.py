@@ -132,6 +132,17 @@ class Watcher:
         self._take(delivery, delivery.rule or rule)
         return calls
 
+    async def look_closely(self, delivery: Delivery) -> None:
+        """`look`, after a look at the replica of a file: it may have come whatever its rule says.
+
+        Raises: as `look`.
+        """
+        if delivery.is_file:
+            states = await self._rules.states_at(delivery.who, [delivery.did], self._rse_expression)
+            self._learn(delivery, states.get(delivery.did, {}))
+        if not delivery.is_over:
+            await self.look(delivery)
+
     def _take(self, delivery: Delivery, rule: Rule) -> None:
         is_first = delivery.rule_id is None
         delivery.rule, delivery.rule_id = rule, rule.id
