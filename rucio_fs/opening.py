@@ -186,7 +186,10 @@ class Opener:
                     known = now.value
                     continue
             known = (await self._catalogue.replicas(who, did, max_age=max_age)).value
-        raise NotYetHere(f"{did} came to the site and was gone again; try again later")
+        raise NotYetHere(
+            f"{did} came to the site, but Rucio does not list it there: its RSE is closed for"
+            " reading, or it was deleted at once; try again later"
+        )
 
     async def _open(self, file: FileReplicas, decision: Decision) -> tuple[LocalSource, str]:
         match decision:
@@ -214,7 +217,9 @@ class Opener:
                 )
             case Nowhere(states):
                 listed = ", ".join(f"{rse} {state}" for rse, state in states.items())
-                raise NoReplica(f"{file.did} has no available replica ({listed or 'none at all'})")
+                if not listed:
+                    listed = "none at all, or at RSEs that are closed for reading"
+                raise NoReplica(f"{file.did} has no available replica ({listed})")
             case _:
                 assert_never(decision)
 
