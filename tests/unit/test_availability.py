@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import PurePosixPath
 
 import pytest
 
 from rucio_fs.availability import (
     Arriving,
+    Bring,
     Decision,
     Elsewhere,
     Forbidden,
     Local,
     LocalCopy,
+    Nearline,
     Nowhere,
+    Policy,
     Site,
     Unmapped,
     decide,
@@ -93,6 +97,64 @@ NO_SITE = Site()
 )  # fmt: skip
 def test_decide(replicas: FileReplicas, site: Site, decision: Decision) -> None:
     assert decide(replicas, site) == decision
+
+
+def _expected(
+    *, near: bool, mapped: bool, colo: str, disk: bool, tape: bool, rse: str | None, policy: Policy
+) -> tuple[type[Decision], tuple[str, ...]]:
+    """What `decide` owes, and which RSEs it is to name, said once more: the first that holds."""
+    colo_has_it = colo == "AVAILABLE"
+    disks = ("REM1",) * disk + ("COLO",) * colo_has_it
+    tapes = ("TAPE",) * tape
+    found: list[tuple[bool, type[Decision], tuple[str, ...]]] = [
+        (colo_has_it and mapped, Local, ("COLO",) + ("NEAR",) * near),
+        (near, Local, ("NEAR",)),
+        (rse == "COLO" and colo_has_it, Unmapped, ("COLO",)),
+        (rse == "COLO" and colo == "COPYING", Arriving, ("COLO",)),
+        (not disks and not tapes, Nowhere, ()),
+        (not disks and not policy.recalls, Nearline, tapes),
+        (policy.brings, Bring, disks or tapes),
+        (True, Elsewhere, disks or tapes),
+    ]
+    return next((kind, rses) for holds, kind, rses in found if holds)
+
+
+def _named(decision: Decision) -> tuple[str, ...]:
+    match decision:
+        case Local(copies):
+            return tuple(one.rse for one in copies)
+        case Unmapped(rse, _) | Arriving(rse):
+            return (rse,)
+        case Bring(rses) | Elsewhere(rses) | Nearline(rses):
+            return rses
+        case _:
+            return ()
+
+
+@pytest.mark.parametrize("recalls", [False, True])
+@pytest.mark.parametrize("brings", [False, True])
+@pytest.mark.parametrize("rse", ["COLO", None])
+@pytest.mark.parametrize("colo", ["AVAILABLE", "COPYING", "UNAVAILABLE", "BEING_DELETED", ""])
+def test_every_combination(colo: str, rse: str | None, brings: bool, recalls: bool) -> None:
+    policy = Policy(brings, recalls)
+    for near, mapped, disk, tape in product((False, True), repeat=4):
+        replicas = [wan("REM1")] * disk + [Replica("TAPE", "davs://tape/f", is_tape=True)] * tape
+        if colo:
+            replicas.append(lan("COLO") if mapped else wan("COLO", "davs://colo/f"))
+        if near:
+            replicas.append(lan("NEAR", "/near/f"))
+        where = file(*replicas, **({"COLO": colo} if colo else {}))
+        expected = _expected(
+            near=near, mapped=mapped, colo=colo, disk=disk, tape=tape, rse=rse, policy=policy
+        )
+        decision = decide(where, Site.of("site", rse, {}, ()), policy)
+        assert (type(decision), _named(decision)) == expected
+
+
+def test_disks_are_named_before_tapes() -> None:
+    """A tape is no place to copy from while a disk has it."""
+    where = file(Replica("TAPE", "davs://tape/f", is_tape=True), wan("FAR"))
+    assert decide(where, HERE, Policy(brings=True)) == Bring(("FAR",))
 
 
 @pytest.mark.parametrize(
