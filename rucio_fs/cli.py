@@ -1,7 +1,8 @@
 """The command line: arguments to a `Config`, failures to one line and an exit code.
 
 Imports little: `--help`, `umount` and the wait for a mount in the background never load Rucio's
-clients, pyfuse3 or trio.  Exit codes: 0 done, 1 it did not work, 2 the call was wrong.
+clients, pyfuse3 or trio.  What a command does lies in `rucio_fs.commands` or beside it, and is
+imported when it is called.
 """
 
 from __future__ import annotations
@@ -144,6 +145,108 @@ def umount(mountpoint: Path, lazy: bool) -> None:
 @click.argument("path", type=Path)
 def refresh(path: Path) -> None:
     """Ask Rucio again about PATH, which lies inside a mount."""
-    from rucio_fs.refreshing import refresh as ask
+    from rucio_fs.commands.releasing import refresh as ask
 
     ask(path)
+
+
+# --- bringing data -------------------------------------------------------------------------------
+
+
+def _seconds(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    """The value of an option that is a time."""
+    from rucio_fs.units import parse_seconds
+
+    try:
+        seconds = None if text is None else parse_seconds(text)
+    except ValueError as exc:
+        raise click.BadParameter(f'{text!r}: {exc}; write it as "90s", "2h" or "7d"') from exc
+    if parameter.name == "lifetime" and seconds is not None and seconds < 1:
+        raise click.BadParameter("a rule lives for one second at least")
+    return seconds
+
+
+_paths = click.argument("paths", nargs=-1, required=True, type=Path, metavar="PATH...")
+_recursive = click.option(
+    "-r", "--recursive", is_flag=True, help="Directories too: all that is in them."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
+
+def _with_exit_codes(command: click.Command) -> click.Command:
+    command.epilog = (
+        "Exit codes: 0 done; 1 failed; 2 wrong call; 3 partly: some files or paths are here and"
+        " others failed or are stuck; 4 not yet: the time is over; 130 interrupted."
+    )
+    return command
+
+
+@_with_exit_codes
+@cli.command()
+@_paths
+@_recursive
+@click.option("--no-wait", is_flag=True, help="Return when the rules are made.")
+@click.option(
+    "--lifetime", metavar="TIME", callback=_seconds, help="How long it is to stay, such as 7d."
+)
+@_json
+@click.option("-q", "--quiet", is_flag=True, help="Show errors alone.")
+def get(
+    paths: tuple[Path, ...],
+    recursive: bool,
+    no_wait: bool,
+    lifetime: float | None,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Have every PATH brought to the site, and wait until it is here.
+
+    Makes a replication rule for each, or joins the one that is there; Ctrl-C leaves the rules.
+    """
+    from rucio_fs.commands import getting
+
+    return getting.get(
+        paths,
+        recursive=recursive,
+        waits=not no_wait,
+        lifetime=lifetime,
+        as_json=as_json,
+        quiet=quiet,
+    )
+
+
+@_with_exit_codes
+@cli.command()
+@_paths
+@_recursive
+@click.option("--timeout", metavar="TIME", callback=_seconds, help="Wait no longer than this.")
+@_json
+def wait(paths: tuple[Path, ...], recursive: bool, timeout: float | None, as_json: bool) -> int:
+    """Wait until every PATH is here, whoever has it brought."""
+    from rucio_fs.commands import getting
+
+    return getting.wait(paths, recursive=recursive, timeout=timeout, as_json=as_json)
+
+
+@_with_exit_codes
+@cli.command()
+@_paths
+@_json
+def release(paths: tuple[Path, ...], as_json: bool) -> int:
+    """Give back the rules that rucio-fs made for PATH."""
+    from rucio_fs.commands import releasing
+
+    return releasing.release(paths, as_json=as_json)
+
+
+@_with_exit_codes
+@cli.command()
+@click.argument("paths", nargs=-1, type=Path, metavar="[PATH...]")
+@_json
+def status(paths: tuple[Path, ...], as_json: bool) -> int:
+    """Show what every mount is doing, or what is known of PATH."""
+    from rucio_fs.commands import status as showing
+
+    if paths:
+        return showing.of_paths(paths, as_json=as_json)
+    return showing.of_mounts(as_json=as_json)

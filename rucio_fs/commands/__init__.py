@@ -1,0 +1,1 @@
+"""What users ask of a running mount: get, wait, release, status, refresh.  No Rucio, no FUSE."""
