@@ -27,7 +27,7 @@ from rucio_fs.catalogue.rucio import RucioCatalogue
 from rucio_fs.catalogue.rucio_rules import RucioRules
 from rucio_fs.config import Config
 from rucio_fs.did import Identity
-from rucio_fs.errors import MountError, RucioFsError
+from rucio_fs.errors import MountError, RucioFsError, UsageError
 from rucio_fs.nodes.base import Node
 from rucio_fs.nodes.control import ControlDir, GrowingFile, RefreshFile, StatusFile, TextFile
 from rucio_fs.nodes.dids import Services
@@ -89,6 +89,8 @@ class _Mount:
             # The first `ls` finds the scopes at hand, and a Rucio that only lets us log in is
             # found out before anything is mounted.
             await catalogue.scopes(self._who)
+            if rules is not None:
+                await self._check_target(rules)
             operations = self._operations(catalogue, rules, tracer, rucio.host, account)
             # Before there is a mount: a signal must never end the process and leave one behind.
             await nursery.start(self._heed_signals, catalogue, rules)
@@ -125,6 +127,14 @@ class _Mount:
                 asking.close()
                 nursery.cancel_scope.cancel()
         log.info("%s is unmounted", self._mountpoint)
+
+    async def _check_target(self, rules: RuleServices) -> None:
+        """Find out now, not at the first open, that a name is misspelt."""
+        config = self._config
+        expression = config.rules.rse_expression or config.site.rse
+        if expression is not None and not await rules.keeper.finder.rses(self._who, expression):
+            key = "rules.rse_expression" if config.rules.rse_expression else "site.rse"
+            raise UsageError(f"{key} = {expression!r}: Rucio knows no such RSE")
 
     def _rules(
         self,

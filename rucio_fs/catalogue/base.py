@@ -105,8 +105,8 @@ class Rules(Protocol):
         """
         ...
 
-    async def total(self, who: Identity, did: DID) -> tuple[int, int]:
-        """Files and bytes of *did*, with all that is nested in it.
+    async def total(self, who: Identity, did: DID) -> tuple[int | None, int | None]:
+        """Files and bytes of *did*, with all that is nested in it; None where Rucio cannot say.
 
         Raises: NotFound.  Source: GET /dids/SCOPE/NAME?dynamic_depth=FILE.
         """

@@ -7,6 +7,7 @@ row tells the state and for how long.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -22,9 +23,12 @@ from rucio_fs.commands.words import counted, duration, printable, shortened, siz
 ROWS = 10
 """Paths that have a row of their own; the rest is summed up in one line."""
 
-_BAR = 20  # characters
-_PATH_MIN = 16  # characters of a path on a narrow terminal
-_OTHERS = 62  # characters of a row without its path, at most
+_BAR_WIDTH = 20  # characters
+_PATH_MIN = 24  # characters of a path, for which a narrow terminal shows fewer columns
+
+# The columns after the path.
+_BAR, _FILES, _BYTES, _RATE, _TIME, _STATE = range(6)
+_Row = Sequence[Text | ProgressBar]
 
 _STYLES = {
     "AVAILABLE": "green",
@@ -67,15 +71,38 @@ class Bars(ErrorsAlone):
 def picture(targets: Sequence[Target], now: float, width: int) -> RenderableType:
     """How *targets* stand *now*, for a terminal of *width* characters."""
     shown = chosen(targets)
-    table = Table.grid(padding=(0, 1))
-    for justify in ("left", "left", "right", "right", "right", "right", "left"):
+    rows = [_row(target, now) for target in shown]
+    paths = [printable(target.path) for target in shown]
+    kept = _fitting(rows, min(_PATH_MIN, max(map(len, paths), default=0)), width)
+    taken = sum(_widths(rows)[index] + 1 for index in kept)
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True)
+    for index in kept:
+        justify: Literal["left", "right"] = "left" if index in (_BAR, _STATE) else "right"
         table.add_column(justify=justify, no_wrap=True)
-    room = max(_PATH_MIN, width - _OTHERS)
-    for target in shown:
-        table.add_row(*_row(target, now, room))
+    for path, row in zip(paths, rows, strict=True):
+        table.add_row(Text(shortened(path, max(1, width - taken - 1))), *[row[i] for i in kept])
     if len(targets) <= len(shown):
         return table
     return Group(table, Text(summary(targets, len(shown)), no_wrap=True, overflow="ellipsis"))
+
+
+def _fitting(rows: Sequence[_Row], path: int, width: int) -> list[int]:
+    """Columns that have room beside *path* characters, the least telling left out."""
+    widths = _widths(rows)
+    kept = [index for index in range(_STATE + 1) if widths[index]]
+    for dispensable in (_RATE, _BAR, _BYTES, _TIME, _FILES):
+        if path + 1 + sum(widths[index] + 1 for index in kept) <= width:
+            break
+        kept = [index for index in kept if index != dispensable]
+    return kept
+
+
+def _widths(rows: Sequence[_Row]) -> list[int]:
+    def wide(cell: Text | ProgressBar) -> int:
+        return cell.cell_len if isinstance(cell, Text) else cell.width or 0
+
+    return [max((wide(row[index]) for row in rows), default=0) for index in range(_STATE + 1)]
 
 
 def chosen(targets: Sequence[Target]) -> list[Target]:
@@ -109,12 +136,10 @@ def summary(targets: Sequence[Target], rows: int) -> str:
     )
 
 
-def _row(target: Target, now: float, room: int) -> list[RenderableType]:
-    path = Text(shortened(printable(target.path), room), no_wrap=True)
+def _row(target: Target, now: float) -> _Row:
     state = "… " if target.trouble and target.is_open else ""
     state += target.state
     return [
-        path,
         _bar(target),
         _files(target),
         _bytes(target),
@@ -124,7 +149,7 @@ def _row(target: Target, now: float, room: int) -> list[RenderableType]:
     ]
 
 
-def _bar(target: Target) -> RenderableType:
+def _bar(target: Target) -> Text | ProgressBar:
     known = target.progress
     if not target.is_dir or known is None:
         return Text("")
@@ -134,7 +159,7 @@ def _bar(target: Target) -> RenderableType:
         total, done = known.files or 0, known.files_here
     if total == 0:  # how much it is, is not known yet
         return Text("")
-    return ProgressBar(total=total, completed=min(done, total), width=_BAR)
+    return ProgressBar(total=total, completed=min(done, total), width=_BAR_WIDTH)
 
 
 def _files(target: Target) -> Text:
@@ -165,6 +190,6 @@ def _time(target: Target, now: float) -> Text:
     if target.ended_at is not None:
         return Text(f"in {duration(target.ended_at - target.began_at)}")
     remaining = target.remaining()
-    if remaining is not None and target.is_dir:
+    if remaining is not None and remaining >= 1 and target.is_dir:
         return Text(f"{duration(remaining)} left")
     return Text(f"for {duration(now - target.began_at)}")

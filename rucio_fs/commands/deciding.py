@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Self
 
+REQUESTED = "REQUESTED"
+"""The state of what was just asked for, until the mount has told of it."""
+
 
 class Exit(enum.IntEnum):
     """Exit codes of the commands, for a path and for all together."""
@@ -60,11 +63,10 @@ def decide(progress: Progress) -> End | None:
         case "NOT_AVAILABLE" if error is None and progress.rule_id is not None:
             return End(Exit.FAILED, f"rule {progress.rule_id} is done, but no copy is at the site")
         case "NOT_AVAILABLE":
-            return End(Exit.FAILED, error or "nothing brings it; to have it brought: rucio-fs get")
+            return End(Exit.FAILED, error or f"nothing brings it; run: {_get(progress)}")
         case "NEARLINE":
             return End(
-                Exit.FAILED,
-                error or "it is on tape and nothing brings it; to have it brought: rucio-fs get",
+                Exit.FAILED, error or f"on tape, and nothing brings it; run: {_get(progress)}"
             )
         case "SUSPENDED" | "WAITING_APPROVAL":
             return End(Exit.FAILED, error or f"its rule {progress.rule_id} is {state}")
@@ -72,6 +74,10 @@ def decide(progress: Progress) -> End | None:
             return _of_stuck(progress)
         case _:
             return None
+
+
+def _get(progress: Progress) -> str:
+    return f"rucio-fs get{'' if progress.type == 'FILE' else ' -r'} PATH"
 
 
 def _of_stuck(progress: Progress) -> End | None:

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol, TextIO
 
-from rucio_fs.commands.deciding import Exit
-from rucio_fs.commands.targets import Target
+from rucio_fs.commands.deciding import REQUESTED, Exit
+from rucio_fs.commands.targets import ASKING, Target
 from rucio_fs.commands.words import complain, counted, duration, one_line, printable, size
 
 _LISTED = 10  # paths not here in time that are named one by one
@@ -64,15 +64,29 @@ class Lines(ErrorsAlone):
         super().__init__()
         self._out = out
         self._shown: dict[Target, str] = {}
+        self._later: dict[Target, None] = {}  # in their order
 
     def update(self, targets: Sequence[Target], now: float) -> None:
         for target in targets:
-            if not target.has_begun or (target.progress is None and target.is_open):
+            if not target.has_begun:
                 continue
+            if target.state in (ASKING, REQUESTED):  # more is known in a moment
+                self._later[target] = None
+                continue
+            self._later.pop(target, None)
             told = f"{target.state} {target.trouble or ''}"
             if self._shown.get(target) != told:
                 self._shown[target] = told
-                print(f"{printable(target.path)}: {standing(target)}", file=self._out, flush=True)
+                self._print(target)
+
+    def close(self) -> None:
+        for target in self._later:
+            if target.state == REQUESTED and not target.is_open:
+                self._print(target)
+        super().close()
+
+    def _print(self, target: Target) -> None:
+        print(f"{printable(target.path)}: {standing(target)}", file=self._out, flush=True)
 
 
 def standing(target: Target) -> str:

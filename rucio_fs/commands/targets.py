@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from rucio_fs.commands.deciding import End, Exit, Progress, decide
+from rucio_fs.commands.deciding import REQUESTED, End, Exit, Progress, decide
+
+ASKING = "ASKING"
+"""The state of a path of which nothing is known yet."""
 
 _SAMPLES = 60  # looks that the rate is told from; one a second at most
 _RATE_OVER = 2.0  # s of samples before there is a rate to tell
@@ -46,8 +49,8 @@ class Target:
         if self.progress is not None:
             return self.progress.state
         if self.end is not None and self.end.exit is Exit.DONE:
-            return "REQUESTED"
-        return "ASKING" if self.end is None else "FAILED"
+            return REQUESTED
+        return ASKING if self.end is None else "FAILED"
 
     def begin(self, found: Mapping[str, Any], now: float) -> None:
         """It exists, and was asked for if it was to be."""
@@ -56,9 +59,7 @@ class Target:
         self.did = found.get("did")
         if not self.is_dir and "progress" not in found:
             # A file is here or not: what its events say is all there is to know.
-            self.progress = Progress(
-                "REPLICATING", self.did, "FILE", files=1, bytes=found.get("bytes")
-            )
+            self.progress = Progress(REQUESTED, self.did, "FILE", files=1, bytes=found.get("bytes"))
         elif "progress" in found:
             self.take(Progress.of(found["progress"]), now)
 

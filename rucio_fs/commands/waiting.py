@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from rucio_fs.commands.asking import Asker, Found
-from rucio_fs.commands.deciding import End, Exit, Progress
+from rucio_fs.commands.deciding import REQUESTED, End, Exit, Progress
 from rucio_fs.commands.once import hanging
 from rucio_fs.commands.reporting import Reporter
 from rucio_fs.commands.targets import Target
@@ -58,6 +58,7 @@ class _Mount:
     events: str
     offset: int | None = None
     asked_at: float | None = None  # of the question for events that is not answered yet
+    asks_again: bool = False  # something happened since that question
 
 
 def due(targets: Sequence[Target], now: float) -> list[Target]:
@@ -152,6 +153,10 @@ class Waiting:
                 self._ask_events(mount)
 
     def _ask_events(self, mount: _Mount) -> None:
+        if mount.asked_at is not None:
+            mount.asks_again = True
+            return
+        mount.asks_again = False
         mount.asked_at = self._clock.now()
         future = mount.asker.ask("events", mount.events, offset=mount.offset)
         self._expect(future, partial(self._hear, mount))
@@ -177,6 +182,8 @@ class Waiting:
             target.hear(self._news[target.did], now)
         if self._only_asks:
             target.finish(End(Exit.DONE), now)
+        elif target.progress is not None and target.progress.state == REQUESTED:
+            self._ask_events(self._mounts[target.mountpoint])
 
     def _look(self, target: Target, future: Future[Found]) -> None:
         target.is_asked = False
@@ -196,6 +203,8 @@ class Waiting:
         except RucioFsError:
             return  # what is asked of the paths themselves will say why
         mount.offset = found["offset"]
+        if mount.asks_again:
+            self._ask_events(mount)
         heard = [event for event in map(_event, found["text"].splitlines()) if event is not None]
         self._news |= {str(event["did"]): event for event in heard}
         for event in heard:
@@ -231,8 +240,7 @@ class Waiting:
     def _hear_rules(self) -> None:
         """Learn the ids of the rules of what was asked for, if the mounts tell soon."""
         for mount in self._mounts.values():
-            if mount.asked_at is None:
-                self._ask_events(mount)
+            self._ask_events(mount)
         self._events_answered(self._clock.now() + _LAST_LOOK)
         for target in self._targets:
             event = self._news.get(target.did or "")

@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 
 from rucio_fs.catalogue.base import Rules
 from rucio_fs.did import DID, Identity, Rule, RuleState, RuleTerms
-from rucio_fs.errors import Denied, NoTarget, RucioFsError, RuleExists, Unreachable
+from rucio_fs.errors import (
+    Denied,
+    LoginFailed,
+    NoTarget,
+    QuotaExceeded,
+    RucioFsError,
+    RuleExists,
+    Unreachable,
+)
 from rucio_fs.rules import verdicts
 from rucio_fs.rules.finding import Finder
 
@@ -90,7 +98,7 @@ class Maker:
             ids = await self._rules.add_rules(who, dids, terms)
             return {did: Begun(rule_id=ids[did], is_made=True) for did in dids}
         except (Denied, NoTarget, Unreachable) as exc:  # not about any DID among them
-            return dict.fromkeys(dids, exc)
+            return {did: _explained(exc, did, terms) for did in dids}
         except RuleExists as exc:
             if len(dids) == 1:
                 return {dids[0]: await self._existing(who, dids[0], exc)}
@@ -102,7 +110,7 @@ class Maker:
                 return dict.fromkeys(moving, Begun()) | await self._make(who, others, terms)
         except RucioFsError as exc:
             if len(dids) == 1:
-                return {dids[0]: exc}
+                return {dids[0]: _explained(exc, dids[0], terms)}
         middle = len(dids) // 2
         first = await self._make(who, dids[:middle], terms)
         return first | await self._make(who, dids[middle:], terms)
@@ -117,3 +125,23 @@ class Maker:
         except RucioFsError as exc:
             return exc
         return duplicate
+
+
+def _explained(error: RucioFsError, did: DID, terms: RuleTerms) -> RucioFsError:
+    """*error* in words for whoever wanted to open *did*."""
+    where, account = terms.rse_expression, terms.account
+    match error:
+        case QuotaExceeded():
+            words = (
+                f"account {account} has no room at {where} for {did}: give back what is not needed"
+                " (rucio-fs release), or ask for more quota"
+            )
+        case NoTarget():
+            words = f"{where} takes no files now, so {did} cannot be brought"
+        case LoginFailed():
+            return error
+        case Denied():
+            words = f"Rucio does not let us make a rule for {did} at {where} for account {account}"
+        case _:
+            return error
+    return type(error)(f"{words} ({error})")

@@ -76,7 +76,7 @@ class Outlooks:
         serving = [rule for rule in await self._serving(who, did) if rule.did == did]
         files, _, here = await self._counted(who, did)
         if not serving:
-            is_here = 0 < files <= here.files
+            is_here = files is not None and 0 < files <= here.files
             state = State.AVAILABLE if is_here else State.NOT_AVAILABLE
             error = None if is_here else self._keeper.refusal(who, did)
             return Outlook(state, None, error, None)
@@ -114,10 +114,10 @@ class Outlooks:
         )
         return known.value
 
-    async def _counted(self, who: Identity, did: DID) -> tuple[int, int, Presence]:
+    async def _counted(self, who: Identity, did: DID) -> tuple[int | None, int | None, Presence]:
         """Files and bytes of a collection, and how much of it is here."""
 
-        async def count() -> tuple[int, int, Presence]:
+        async def count() -> tuple[int | None, int | None, Presence]:
             files, size = await self._rules.total(who, did)
             return files, size, await self._rules.presence(who, did, self._rse_expression)
 

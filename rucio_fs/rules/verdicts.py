@@ -40,15 +40,16 @@ def is_odd(states: Mapping[str, str]) -> bool:
 def of_file(did: DID, states: Mapping[str, str], rule: Rule) -> Verdict:
     """How the file *did* stands by its replica *states* at the site and by its *rule*.
 
-    The rule may be that of a dataset with other files stuck: COPYING then says that this one is
-    not.
+    What is COPYING comes, whatever the rule says: a rule that is suspended, or called stuck by
+    hand, or is that of a dataset with other files stuck, leaves its running transfers alone.
     """
     if is_here(states):
         return HERE
+    if COPYING in states.values():
+        stopped = rule.did == did and rule.state in (RuleState.STUCK, RuleState.SUSPENDED)
+        return Verdict(State[rule.state.name]) if stopped else ON_ITS_WAY
     match rule.state:
         case RuleState.STUCK:
-            if rule.did != did and COPYING in states.values():
-                return ON_ITS_WAY
             return Verdict(State.STUCK, _stuck(did, rule))
         case RuleState.SUSPENDED:
             return Verdict(State.SUSPENDED, _suspended(did, rule))
@@ -59,7 +60,10 @@ def of_file(did: DID, states: Mapping[str, str], rule: Rule) -> Verdict:
 
 
 def of_collection(did: DID, here: Presence, files: int | None, rule: Rule) -> Verdict:
-    """How a collection of *files* files stands, of which *here* is at the site."""
+    """How a collection of *files* files stands, of which *here* is at the site.
+
+    A rule stays OK until Rucio has noticed that files were attached.
+    """
     match rule.state:
         case RuleState.STUCK:
             return Verdict(State.STUCK, _stuck(did, rule))

@@ -129,6 +129,8 @@ class Watcher:
                 if trouble:
                     reason = f"{rule.error or 'no reason given'} ({trouble})"
                     delivery.rule = replace(rule, error=reason)
+        if rule.state is RuleState.OK and not delivery.is_file:
+            calls += await self._count(delivery)  # whoever looks on sees the last file come, too
         self._take(delivery, delivery.rule or rule)
         return calls
 

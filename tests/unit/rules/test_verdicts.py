@@ -38,21 +38,22 @@ ERRORS: dict[State, type[RucioFsError] | None] = {
     ("states", "state", "on"), [*product(REPLICAS, RuleState, (FILE, DATASET))], ids=repr
 )
 def test_how_a_file_stands(states: dict[str, str], state: RuleState, on: DID) -> None:
-    """In this order: it is here; its rule is stopped; its rule has failed; else it comes."""
+    """In this order: it is here; its transfer runs; its rule is stopped or failed; it comes."""
     is_here = "AVAILABLE" in states.values()
-    # The failed transfers of a dataset's rule are those of other files.
-    others_failed = on == DATASET and "COPYING" in states.values()
+    runs = "COPYING" in states.values() and not is_here
+    stopped = state in (RuleState.SUSPENDED, RuleState.STUCK)
     if is_here:
         expected = State.AVAILABLE
-    elif state in (RuleState.SUSPENDED, RuleState.WAITING_APPROVAL):
+    elif runs:
+        # A dataset's rule is stuck for other files of it.
+        expected = State[state.name] if stopped and on == FILE else State.REPLICATING
+    elif stopped or state is RuleState.WAITING_APPROVAL:
         expected = State[state.name]
-    elif state is RuleState.STUCK and not others_failed:
-        expected = State.STUCK
     else:
         expected = State.REPLICATING
     verdict = verdicts.of_file(FILE, states, replace(RULE, did=on, state=state))
     assert verdict.state is expected
-    assert type(verdict.error) is (ERRORS[expected] or type(None))
+    assert type(verdict.error) is (type(None) if runs else ERRORS[expected] or type(None))
     if verdict.error is not None:
         assert str(verdict.error).startswith(f"s:f: rule r1 is {expected.value}")
 
