@@ -309,7 +309,7 @@ class FakeRules:
     def _on(self, name: DID) -> list[_Record]:
         """Rules on a DID, and for a file those that have a lock on it."""
         own = [self._records[rule_id] for rule_id in self.ids(name)]
-        if self.lake.is_collection(name):
+        if self.lake.type_of(name).is_collection:
             return own
         collections = (self._records.get(rule_id) for rule_id in self._on_collections)
         return own + [
@@ -335,7 +335,7 @@ class FakeRules:
         target = min(self._rses(terms.rse_expression) - self.unwritable)
         record = self._records[rule.id] = _Record(rule, target)
         self._by_did[name].append(rule.id)
-        if self.lake.is_collection(name):
+        if self.lake.type_of(name).is_collection:
             self._on_collections.append(rule.id)
         if terms.ask_approval:
             record.state = RuleState.WAITING_APPROVAL

@@ -161,8 +161,8 @@ class FakeCatalogue:
         record = self._records.get(did(name))
         return {replica.rse: state for replica, state in record.replicas} if record else {}
 
-    def is_collection(self, name: str | DID) -> bool:
-        return self._records[did(name)].info.type.is_collection
+    def type_of(self, name: str | DID) -> DIDType:
+        return self._records[did(name)].info.type
 
     def files_of(self, name: str | DID) -> dict[DID, int]:
         """Files nested in a DID, or itself, each once, with their sizes.  Raises: NotFound."""

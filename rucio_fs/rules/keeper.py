@@ -89,6 +89,8 @@ class RuleKeeper:
         self._opened: dict[_Key, deque[float]] = {}
         self._durations: deque[float] = deque(maxlen=_FINISHED)
         self._waiting = 0
+        self._retry_at = float("-inf")
+        self._is_ending = False
 
     def __repr__(self) -> str:
         return f"<RuleKeeper: {len(self._deliveries)} on their way, {self._waiting} wait>"
@@ -116,10 +118,14 @@ class RuleKeeper:
         Raises: NotYetHere (not here in time) and its kinds, QuotaExceeded, Denied, NoTarget, Stuck
         and its kinds, RuleGone and its kinds, and what the catalogue raises.
         """
+        if self._is_ending:
+            raise _ending()
         self._guard.check_program(caller, did)
         delivery = self._deliveries.get((who, did))
         if delivery is not None and delivery.error is not None and wait > 0:
             await self._look_again(delivery)
+            if delivery.is_over and delivery.state is not State.AVAILABLE:
+                delivery = self._deliveries.get((who, did))  # another open was quicker
         if delivery is None or (delivery.is_over and delivery.state is not State.AVAILABLE):
             # None is on its way, or what was is lost, which was nobody's wait.
             self._guard.check_pace(caller, did)
@@ -195,6 +201,8 @@ class RuleKeeper:
 
         Raises: as `bring`.
         """
+        if self._is_ending:
+            raise _ending()
         key = (who, did)
         delivery = self._deliveries.get(key)
         if delivery is not None and delivery.error is not None:
@@ -282,9 +290,10 @@ class RuleKeeper:
         }
 
     def stop(self) -> None:
-        """The mount ends: whoever waits is told so at once."""
+        """The mount ends: whoever waits, or would, is told so at once."""
+        self._is_ending = True
         for delivery in list(self._deliveries.values()):
-            delivery.error = Unreachable("the mount is ending; the rule stays")
+            delivery.error = _ending()
             delivery.is_over = True
             self._watcher.forget(delivery)
             delivery.tell()
@@ -324,8 +333,7 @@ class RuleKeeper:
                     self._refuse(delivery, exc)
                     return
                 log.info("%s cannot be asked for now: %s", delivery.did, exc)
-                pause = min(_RETRY_PAUSE, 0.2 * 2.0**attempts)
-                await trio.sleep(pause * random.uniform(0.5, 1.0))
+                await self._retry_pause(attempts)
             except RucioFsError as exc:
                 self._refuse(delivery, exc)
                 return
@@ -333,6 +341,14 @@ class RuleKeeper:
                 log.exception("bug while asking for %s", delivery.did)
                 self._refuse(delivery, RucioFsError(f"internal error: {exc!r}"))
                 return
+
+    async def _retry_pause(self, attempts: int) -> None:
+        """Wait before the next attempt, with all others: together they are a few requests."""
+        now = trio.current_time()
+        if self._retry_at <= now:
+            pause = min(_RETRY_PAUSE, 0.2 * 2.0 ** min(attempts, 10))
+            self._retry_at = now + pause * random.uniform(0.5, 1.0)
+        await trio.sleep_until(self._retry_at)
 
     async def _begun(self, delivery: Delivery, dataset: DID | None) -> Begun:
         who, did, lifetime = delivery.who, delivery.did, delivery.lifetime
@@ -426,6 +442,10 @@ class RuleKeeper:
         if error is not None:
             self.events.problem(delivery.did, state.value, str(error), delivery.rule_id)
             log.log(error.level, "%s", error)
+
+
+def _ending() -> Unreachable:
+    return Unreachable("the mount is ending; rules that are made stay")
 
 
 def _lasts(rule: Rule, lifetime: int) -> bool:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_AGAIN = 5.0  # s after which the rule of what seems to be on its way is read again
 _INTEREST = 15.0  # s for which a question how far something is counts as waiting for it
+_SHARE_WAITED_FOR, _SHARE_ODD = 8, 2  # looks at a rule, to one at any other
 _SURELY_ODD = 3  # rounds in which a replica was UNAVAILABLE before its rule is not waited for
 
 
@@ -165,7 +166,12 @@ class Watcher:
             rules = await self._finder.serving(delivery.who, delivery.did)
         except NotFound:
             return None
-        return next((rule for rule in rules if rule.id != delivery.rule_id), None)
+        for rule in rules:
+            # One that is done and has not brought this file here has brought it elsewhere.
+            is_elsewhere = delivery.is_file and rule.state is RuleState.OK
+            if rule.id != delivery.rule_id and not is_elsewhere:
+                return rule
+        return None
 
     def _lose(self, delivery: Delivery) -> None:
         """The rule is gone and none has taken its place."""
@@ -276,7 +282,7 @@ class Watcher:
             for one in self._watched
             if one.is_odd or not one.is_file or now - one.looked_at >= _LOOK_AGAIN
         ]
-        return min(due, key=_doubt, default=None)
+        return max(due, key=lambda one: _doubt(one, now), default=None)
 
     def _youngest_wait(self) -> float | None:
         """Age (s) of the youngest wait; a look at the progress is as good as waiting."""
@@ -289,6 +295,10 @@ class Watcher:
         return min(waits, default=None)
 
 
-def _doubt(delivery: Delivery) -> tuple[bool, bool, float]:
-    """Sorts what has to be looked at: the waited for first, then the odd, then the longest ago."""
-    return (not delivery.waiting, not delivery.is_odd, delivery.looked_at)
+def _doubt(delivery: Delivery, now: float) -> float:
+    """How much it has to be looked at: the longer ago the more, shared out and not ranked.
+
+    What stays odd for ever, as a file that nobody approves, must not keep the others from a look.
+    """
+    share = (_SHARE_WAITED_FOR if delivery.waiting else 1) * (_SHARE_ODD if delivery.is_odd else 1)
+    return (now - delivery.looked_at) * share

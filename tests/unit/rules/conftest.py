@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import trio
-import trio.testing
+from trio.testing import MockClock
 
 from rucio_fs import tracing
 from rucio_fs.callers import Caller
@@ -19,7 +19,7 @@ from rucio_fs.rules import events, keeper, using, watcher
 from rucio_fs.rules.delivery import Delivery
 from rucio_fs.rules.guard import Guard
 from rucio_fs.rules.keeper import RuleKeeper
-from tests.fake_rules import TERMS, FakeRules, files_at_rem1
+from tests.fake_rules import TERMS, FakeRules, file_at_rem1, files_at_rem1
 from tests.fakes import EPOCH_NS, MY, SECOND, FakeCatalogue, did
 
 ANN = Caller(tid=100, uid=1000)
@@ -64,7 +64,7 @@ class Bench:
         return files_at_rem1(self.lake, count, prefix)
 
     def file(self, name: str = "s:f") -> DID:
-        return files_at_rem1(self.lake, 1, name)[0]
+        return file_at_rem1(self.lake, name)
 
     async def open(
         self,
@@ -130,6 +130,12 @@ Make = Callable[..., Bench]
 
 
 @pytest.fixture
+def clock() -> MockClock:
+    """Time goes on when nothing else does.  pytest-trio wants each test to name it."""
+    return MockClock(autojump_threshold=0)
+
+
+@pytest.fixture
 def lake() -> FakeCatalogue:
     return FakeCatalogue()
 
@@ -151,6 +157,8 @@ def make(rules: FakeRules, nursery: trio.Nursery) -> Make:
         grouping: int = 0,
         scanners: ScannersConfig | None = None,
     ) -> Bench:
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, MockClock), "the test does not take the fixture `clock`"
         arrived: list[DID] = []
         made = RuleKeeper(
             rules,
@@ -168,7 +176,7 @@ def make(rules: FakeRules, nursery: trio.Nursery) -> Make:
 
 
 @pytest.fixture
-def bench(make: Make, autojump_clock: trio.testing.MockClock) -> Bench:
+def bench(make: Make) -> Bench:
     return make()
 
 
