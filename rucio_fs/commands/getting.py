@@ -29,17 +29,17 @@ def get(
     quiet: bool,
 ) -> int:
     """Have *paths* brought; return the exit code.  *lifetime* (s) None: as configured."""
-    return _Errand(paths, as_json=as_json, quiet=quiet).run(
+    return Errand(paths, as_json=as_json, quiet=quiet).run(
         "request", only_asks=not waits, recursive=recursive, lifetime=lifetime
     )
 
 
 def wait(paths: Sequence[Path], *, recursive: bool, timeout: float | None, as_json: bool) -> int:
     """Wait until *paths* are here, at most *timeout* (s); return the exit code."""
-    return _Errand(paths, as_json=as_json, timeout=timeout).run("first_look", recursive=recursive)
+    return Errand(paths, as_json=as_json, timeout=timeout).run("first_look", recursive=recursive)
 
 
-class _Errand:
+class Errand:
     """One call of a command.  What touches the outside is replaced in tests."""
 
     def __init__(

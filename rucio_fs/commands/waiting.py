@@ -24,6 +24,7 @@ BUDGET = 5  # looks in a round at all paths together: each may be a request to R
 SILENCE = 30.0  # s without an answer that needs no Rucio, after which a mount counts as hanging
 _REDRAW = 0.5  # s; the elapsed time moves on while nothing else does
 _PASSING = (errno.EREMOTEIO, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR)  # a wait outlives them
+_FIRST_LOOK = 5.0  # s for the first answers when less was said to be waited
 _LAST_LOOK = 5.0  # s for the events of what was asked for and is not waited for
 
 
@@ -111,7 +112,8 @@ class Waiting:
         self._only_asks = only_asks
         # From here on, so before anything is asked for.
         self._read_events()
-        self._events_answered(min(self._deadline, self._clock.now() + SILENCE))
+        now = self._clock.now()
+        self._events_answered(min(max(self._deadline, now + _FIRST_LOOK), now + SILENCE))
         for target in self._open():
             target.began_at = self._clock.now()
             asker = self._mounts[target.mountpoint].asker
@@ -120,13 +122,14 @@ class Waiting:
         self._tell()
         while self._open():
             now = self._clock.now()
-            if now >= self._deadline:
+            if self._is_late(now):
                 self._give_up(now)
                 break
             if now >= self._next_round:
                 self._next_round = now + ROUND
                 self._round(now)
-            self._answered(min(self._next_round, self._deadline, now + _REDRAW) - now)
+            until = min(self._next_round, now + _REDRAW)
+            self._answered((min(until, self._deadline) if now < self._deadline else until) - now)
             self._tell()
         if only_asks:
             self._hear_rules()
@@ -221,6 +224,12 @@ class Waiting:
             return None
 
     # --- the end ---------------------------------------------------------------------------------
+
+    def _is_late(self, now: float) -> bool:
+        """Whether the time is over, though never before the first answers could be there."""
+        if now < self._deadline:
+            return False
+        return now >= self._deadline + _FIRST_LOOK or all(t.has_begun for t in self._open())
 
     def _lose(self, mountpoint: str, now: float) -> None:
         for target in self._open():
