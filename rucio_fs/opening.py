@@ -173,9 +173,11 @@ class Opener:
             else:
                 try:
                     return await self._open(known, decision)
-                except (Corrupt, NotYetHere, NoReplica, OnTape):
+                except (Corrupt, NotYetHere, NoReplica, OnTape) as exc:
                     if not tries_left:
                         raise
+                    if isinstance(exc, Corrupt):  # an alarm; Rucio may just have deleted the copy
+                        max_age = 0.0
                     if was_brought:
                         await trio.sleep(_SETTLING)
                         max_age = 0.0
