@@ -84,6 +84,11 @@ class Bringer:
         with Opening(self, did, flags) as opening:
             return opening.outcome()
 
+    def must_open(self, did: str) -> None:
+        """Open and read a file; fails with the mount's log."""
+        seen = self.open(did)
+        assert seen == OPENED, f"{seen}:\n{self.mount.log_text()}"
+
     def opening(self, did: str) -> Opening:
         """A program that opens a file while the test goes on."""
         return Opening(self, did)
@@ -147,7 +152,8 @@ class Bringer:
     # --- what Rucio knows ------------------------------------------------------------------------
 
     def our_rules(self, did: str) -> list[dict[str, Any]]:
-        return [rule for rule in self.lab.rules(did) if rule["comments"].startswith("rucio-fs")]
+        rules = self.lab.rules(did)
+        return [rule for rule in rules if (rule["comments"] or "").startswith("rucio-fs")]
 
     def rule_id(self, did: str) -> str:
         """Id of the one rule on *did*."""
