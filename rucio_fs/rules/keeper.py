@@ -132,9 +132,12 @@ class RuleKeeper:
             delivery = self._start(who, did, DIDType.FILE, through=through)
         if wait > 0:
             await self._wait(delivery, caller, wait)
-        elif delivery.error is not None:
+            return
+        delivery.interest_at = trio.current_time()  # who does not wait comes again
+        self._watcher.hurry()
+        if delivery.error is not None:
             raise delivery.error.copy()
-        else:
+        if delivery.state is not State.AVAILABLE:
             raise NotYetHere(f"{did} is not here yet; it is being asked for, try again later")
 
     async def _wait(self, delivery: Delivery, caller: Caller, seconds: float) -> None:
