@@ -46,6 +46,17 @@ class Opens:
     errors: list[RucioFsError] = field(default_factory=list)
     waiting: int = 0
 
+    scopes: list[trio.CancelScope] = field(default_factory=list)
+
+    def cancel_scope(self) -> trio.CancelScope:
+        self.scopes.append(trio.CancelScope())
+        return self.scopes[-1]
+
+    def give_up(self) -> None:
+        """Whoever waits goes away, as on Ctrl-C."""
+        for scope in self.scopes:
+            scope.cancel()
+
     def kinds(self) -> set[type[RucioFsError]]:
         return {type(error) for error in self.errors}
 
@@ -82,14 +93,12 @@ class Bench:
         wait: float = WAIT,
         caller: Caller = ANN,
         through: DID | None = None,
-        cancel_scope: trio.CancelScope | None = None,
     ) -> Opens:
         """Open files in the background, all at once."""
         opens = Opens()
         for file in files:
             opens.waiting += 1
-            scope = cancel_scope or trio.CancelScope()
-            self.nursery.start_soon(self._open, opens, file, wait, caller, through, scope)
+            self.nursery.start_soon(self._open, opens, file, wait, caller, through)
         return opens
 
     async def _open(
@@ -99,10 +108,9 @@ class Bench:
         wait: float,
         caller: Caller,
         through: DID | None,
-        cancel_scope: trio.CancelScope,
     ) -> None:
         try:
-            with cancel_scope:
+            with opens.cancel_scope():
                 await self.open(file, wait=wait, caller=caller, through=through)
                 opens.here.append(file)
         except RucioFsError as exc:

@@ -323,10 +323,9 @@ async def test_the_next_open_makes_a_new_rule(clock: MockClock, bench: Bench) ->
 
 async def test_a_rule_that_went_while_nobody_waited(clock: MockClock, bench: Bench) -> None:
     file = bench.file()
-    scope = trio.CancelScope()
-    bench.start(file, cancel_scope=scope)
+    opens = bench.start(file)
     await trio.sleep(5)
-    scope.cancel()
+    opens.give_up()
     bench.rules.end(bench.rules.ids()[0])
     await trio.sleep(120)
     assert bench.states() == {}
