@@ -45,6 +45,7 @@ class Sizes:
     reads: int = 20_000
     slow_reads: int = 500
     stats: int = 10_000
+    waiting: int = 500  # opens of files that are elsewhere
     scopes: int = 10  # of `entries` each, with --long
 
 
@@ -58,6 +59,7 @@ QUICK = Sizes(
     reads=1_000,
     slow_reads=100,
     stats=100,
+    waiting=20,
     scopes=2,
 )
 

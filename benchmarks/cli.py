@@ -15,6 +15,7 @@ from typing import NoReturn
 import click
 
 from benchmarks.bench import QUICK, Bench, Sizes, prepared
+from benchmarks.bringing import bringing
 from benchmarks.listing import listing, long_listing, stat
 from benchmarks.memory import memory
 from benchmarks.reading import reading
@@ -30,6 +31,7 @@ BENCHMARKS: Mapping[str, Callable[[Bench], Result]] = {
     "reading": reading,
     "memory": memory,
     "start": start,
+    "bringing": bringing,
 }
 
 

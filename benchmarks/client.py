@@ -121,6 +121,40 @@ def _drop(fd: int) -> None:
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def nonblocking(path: str) -> float:
+    """Seconds of an open with O_NONBLOCK, which has to be EAGAIN, once its replicas are known."""
+    os.getxattr(path, "user.rucio.replicas")
+    start = time.perf_counter()
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except BlockingIOError:
+        return time.perf_counter() - start
+    raise OSError(f"{path} is here")
+
+
+def meanwhile(directory: str, file: str, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds of `ls` of a directory, `stat` and a read of a file, again and again."""
+    times: dict[str, list[float]] = {"ls": [], "stat": [], "read": []}
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        start = time.perf_counter()
+        os.listdir(directory)
+        listed = time.perf_counter()
+        os.stat(file)
+        found = time.perf_counter()
+        with open(file, "rb") as opened:
+            opened.read(_PAGE)
+        read = time.perf_counter()
+        for what, took in (
+            ("ls", listed - start),
+            ("stat", found - listed),
+            ("read", read - found),
+        ):
+            times[what].append(1000 * took)
+        time.sleep(0.01)  # a user's pace, not a measurement of throughput
+    return times
+
+
 def _together(work: Callable[[int], None], workers: int) -> float:
     """Run *work* in as many processes; seconds from the starting shot to the end of the last."""
     waiting, shot = os.pipe()
