@@ -140,9 +140,18 @@ def rucio_cfg(tmp_path: Path) -> Callable[..., Path]:
 def test_help_and_version_load_nothing_heavy() -> None:
     program = (
         "import sys; from rucio_fs.cli import main; main(sys.argv[1:]);"
-        "print([name for name in ('trio', 'pyfuse3', 'rucio', 'requests') if name in sys.modules])"
+        "heavy = 'trio', 'pyfuse3', 'rucio', 'requests', 'rich';"
+        "print([name for name in heavy if name in sys.modules])"
     )
-    for arguments in (["--help"], ["mount", "--help"], ["--version"], ["umount", "/nowhere"]):
+    for arguments in (
+        ["--help"],
+        ["mount", "--help"],
+        ["get", "--help"],
+        ["get", "/nowhere"],
+        ["release", "/nowhere"],
+        ["--version"],
+        ["umount", "/nowhere"],
+    ):
         done = subprocess.run(
             [sys.executable, "-c", program, *arguments],
             capture_output=True, text=True, timeout=DEADLINE,

@@ -127,6 +127,13 @@ def test_release(mount: FakeMount) -> None:
     )
 
 
+def test_a_rule_that_has_just_gone_is_released(mount: FakeMount) -> None:
+    mount.add("f", refuses={"release": errno.ECANCELED})
+    assert ask(mount, "release", f"{TOP}/s/f")["found"]["did"] == "s:f"
+    mount.entries[f"{TOP}/s/f"].refuses["release"] = errno.EREMOTEIO
+    assert "is away" in failure(mount, "release", f"{TOP}/s/f")
+
+
 def test_describe_prefers_attributes_that_have_a_value(mount: FakeMount) -> None:
     mount.add("d", is_dir=True, attributes={"rule_url": "http://r/r1"})
     found = ask(mount, "describe", f"{TOP}/s/d")["found"]
