@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from rucio_fs.catalogue.base import BULK_LIMIT
-from rucio_fs.did import DID, Identity, Presence, Rule, RuleState, RuleTerms
+from rucio_fs.did import DID, DIDType, Identity, Presence, Rule, RuleState, RuleTerms
 from rucio_fs.errors import (
     Denied,
     NoTarget,
@@ -74,6 +74,7 @@ class FakeRules:
     account: str = "root"  # who asks
     is_admin: bool = True  # who is not may change no rule, and makes some of his own only
     longest_lifetime: int | None = None  # s; Rucio cuts what is longer
+    longest_sum: int = 100_000  # files of a container that are told apart
     is_injected: bool = False  # rules are made without locks, as asynchronous ones are
     # What was said and done.
     boosted: list[str] = field(default_factory=list)
@@ -191,10 +192,12 @@ class FakeRules:
             size += nbytes if state == "AVAILABLE" else 0
         return Presence(counts["AVAILABLE"], size, counts["COPYING"], counts["UNAVAILABLE"])
 
-    async def total(self, who: Identity, did: DID) -> tuple[int, int]:
+    async def total(self, who: Identity, did: DID) -> tuple[int | None, int | None]:
         await self._arrive("total")
-        sizes = self.lake.nested_sizes(did)
-        return len(sizes), sum(sizes)
+        files = self.lake.files_of(did)
+        if self.lake.type_of(did) is DIDType.CONTAINER and len(files) > self.longest_sum:
+            return None, None
+        return len(files), sum(files.values())
 
     async def rules_of(self, who: Identity, did: DID) -> Sequence[Rule]:
         await self._arrive("rules_of")

@@ -179,13 +179,6 @@ class FakeCatalogue:
                 pending += record.children
         return found
 
-    def nested_sizes(self, name: str | DID) -> list[int]:
-        """Sizes of the files in a DID as Rucio adds them up: a file counts in each dataset."""
-        record = self._record(did(name))
-        if record.info.type is DIDType.FILE:
-            return [record.info.size or 0]
-        return [size for child in record.children for size in self.nested_sizes(child)]
-
     def delete(self, name: str | DID) -> None:
         """Make Rucio forget a DID, also as a member."""
         gone = did(name)

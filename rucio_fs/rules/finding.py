@@ -62,6 +62,11 @@ class Finder:
         serving.sort(key=lambda rule: (_ORDER.index(rule.state), not self.is_same(rule)))
         return serving
 
+    async def is_for_here(self, who: Identity, rule: Rule) -> bool:
+        """Whether all that *rule* brings comes to the site: Rucio may choose among more RSEs."""
+        here = await self.rses(who, self._terms.rse_expression)
+        return self.is_same(rule) or await self.rses(who, rule.rse_expression) <= here
+
     async def rses(self, who: Identity, rse_expression: str) -> frozenset[str]:
         """The RSEs of an expression; none for one that stands for none any more."""
         known: frozenset[str] | None = self._rses.get((who, rse_expression))

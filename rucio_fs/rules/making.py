@@ -74,7 +74,8 @@ class Maker:
         serving = [rule for rule in await self._finder.serving(who, did) if rule.did == did]
         usable = (RuleState.OK, *_MOVING)
         for rule in serving:
-            if rule.state in usable or self._finder.is_same(rule):
+            is_usable = rule.state in usable and await self._finder.is_for_here(who, rule)
+            if is_usable or self._finder.is_same(rule):
                 return Begun(rule_id=rule.id, rule=rule)
         return (await self._make(who, [did], self._with(lifetime)))[did]
 

@@ -124,11 +124,12 @@ class RulesContract:
         await bench.stuck(group)
         assert await bench.rules.presence(MY, group, "COLO") == Presence(0, 0, stuck=1)
 
-    async def test_total_counts_a_file_once_in_each_dataset(self, bench: Bench) -> None:
+    async def test_total_counts_each_file_once(self, bench: Bench) -> None:
         one, both = bench.files(2)
         datasets = bench.dataset(one, both), bench.dataset(both)
         assert await bench.rules.total(MY, datasets[0]) == (2, 2000)
-        assert await bench.rules.total(MY, bench.container(bench.container(*datasets))) == (3, 3000)
+        top = bench.container(bench.container(*datasets))
+        assert await bench.rules.total(MY, top) == (2, 2000)
 
     async def test_the_total_of_nothing_is_not_found(self, bench: Bench) -> None:
         (file,) = bench.files(1)
