@@ -14,6 +14,7 @@ from lake.system import nginx_dav_module, program
 from lake.tls import Tls
 from lake.users import service_user
 
+# One checksum more at once than `chksum max`, and the client is told to wait for 30 s.
 _XROOTD = """\
 all.export /
 oss.localroot {store}
@@ -25,7 +26,7 @@ xrd.tlsca certdir {certificates}
 xrd.protocol XrdHttp:{port} libXrdHttp.so
 http.exthandler xrdtpc libXrdHttpTPC.so
 http.listingdeny no
-xrootd.chksum max 4 adler32 md5
+xrootd.chksum max 32 adler32 md5
 """
 
 _XROOTD_TOKENS = """\

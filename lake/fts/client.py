@@ -56,6 +56,24 @@ class FtsControl:
         """Hold transfers ACTIVE, before any byte moves, until `release`, `clear` or cancelled."""
         return self._add(Injection(Kind.STALL, match, times))
 
+    def stage(self, seconds: float, match: str = "", *, times: int | None = None) -> Injection:
+        """Have files on tape take *seconds* to come online; their jobs are STAGING meanwhile."""
+        return self._add(Injection(Kind.STAGE, match, times, seconds=seconds))
+
+    def stall_staging(self, match: str = "", *, times: int | None = None) -> Injection:
+        """Hold files on tape STAGING, until `release`, `clear` or cancelled."""
+        return self._add(Injection(Kind.STALL_STAGING, match, times))
+
+    def fail_staging(
+        self,
+        match: str = "",
+        *,
+        reason: str = "STAGING [70] injected failure",
+        times: int | None = None,
+    ) -> Injection:
+        """End transfers of files on tape FAILED with *reason*: they do not come online."""
+        return self._add(Injection(Kind.FAIL_STAGING, match, times, reason=reason))
+
     def throttle(
         self, bytes_per_second: int, match: str = "", *, times: int | None = None
     ) -> Injection:
@@ -67,7 +85,7 @@ class FtsControl:
         return [Injection.from_json(item) for item in self._call("GET", "/control/faults")]
 
     def release(self) -> None:
-        """Let stalled transfers go on and forget all stalls."""
+        """Let stalled transfers and stagings go on and forget all stalls."""
         self._call("POST", "/control/release")
 
     def clear(self) -> None:
@@ -75,7 +93,7 @@ class FtsControl:
         self._call("DELETE", "/control/faults")
 
     def wait_stalled(self, count: int = 1, timeout: float = 10.0) -> list[str]:
-        """Wait until *count* transfers are stalled; return their destination URLs.
+        """Wait until *count* transfers or stagings are stalled; return their destination URLs.
 
         Raises: TimeoutError after *timeout* seconds.
         """

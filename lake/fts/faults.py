@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from lake.fts.records import Injection, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Set
+
     from lake.fts.cancelling import Cancellation
 
 
@@ -56,13 +58,14 @@ class Faults:
         with self._changed:
             return [order.injection for order in self._orders]
 
-    def take(self, source: str, destination: str) -> Taken:
-        """Return what hits this transfer, the oldest of each kind, and count the hits."""
+    def take(self, source: str, destination: str, kinds: Set[Kind]) -> Taken:
+        """Return what of *kinds* hits this transfer, the oldest of each, and count the hits."""
         taken: dict[Kind, Injection] = {}
         with self._changed:
             for order in self._orders:
-                if order.injection.kind not in taken and order.hits(source, destination):
-                    taken[order.injection.kind] = order.injection
+                kind = order.injection.kind
+                if kind in kinds and kind not in taken and order.hits(source, destination):
+                    taken[kind] = order.injection
                     if order.left is not None:
                         order.left -= 1
             self._orders = [order for order in self._orders if order.left != 0]
@@ -90,7 +93,7 @@ class Faults:
 
     def release(self) -> None:
         """Let stalled transfers go on and forget the stalls, also those that hit nothing yet."""
-        self._drop({Kind.STALL})
+        self._drop({Kind.STALL, Kind.STALL_STAGING})
 
     def clear(self) -> None:
         """Forget every injection and let stalled transfers go on."""

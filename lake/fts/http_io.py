@@ -11,24 +11,20 @@ import binascii
 import hashlib
 import http.client
 import re
-import ssl
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from lake.fts.connections import Connections, blame
 from lake.fts.states import TransferError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from lake.fts.cancelling import Cancellation
 
 _CHUNK = 1 << 20
-# Longer than any pause a healthy storage makes; a cancelled copy does not wait for it.
-_TIMEOUT = 300.0
-_TLS = ssl._create_unverified_context()
 
 
 @dataclass(frozen=True)
@@ -86,105 +82,142 @@ class _Digests:
         return {"adler32": f"{self._adler32:08x}", "md5": self._md5.hexdigest()}
 
 
-def stat(end: Endpoint, algorithm: str, cancellation: Cancellation) -> Stat:
-    """HEAD *end*, asking for its *algorithm* (``adler32`` or ``md5``) checksum (RFC 3230)."""
-    response = _call("HEAD", end, cancellation, {"Want-Digest": algorithm})
-    length = response.headers.get("Content-Length")
-    return Stat(
-        status=response.status,
-        size=int(length) if length is not None else None,
-        checksum=_digest(response.headers.get("Digest") or "", algorithm),
-        server=response.headers.get("Server") or "",
-    )
+class Storages:
+    """Requests to storages over connections that are kept.  Safe from any thread."""
 
+    def __init__(self) -> None:
+        self._connections = Connections()
 
-def server_of(end: Endpoint, cancellation: Cancellation) -> str:
-    """Return the ``Server`` header of the storage behind *end*, "" if it gives none.
+    def close(self) -> None:
+        """Close the connections that wait for another request."""
+        self._connections.close()
 
-    Asks for the parent directory: XRootD leaves the header out of some 404 answers.
-    """
-    parent = Endpoint(end.url.rsplit("/", 1)[0] + "/", end.token)
-    return _call("HEAD", parent, cancellation).headers.get("Server") or ""
+    def stat(self, end: Endpoint, algorithm: str | None, cancellation: Cancellation) -> Stat:
+        """HEAD *end*, asking for its *algorithm* (``adler32``, ``md5``) checksum (RFC 3230) if any.
 
+        XRootD 5.5 answers for a checksum it has to compute from another thread than its requests,
+        and now and then loses the connection over it, or its accept loop: ask only if you must.
+        """
+        headers = {"Want-Digest": algorithm} if algorithm else {}
+        response = self._call("HEAD", end, cancellation, headers)
+        length = response.headers.get("Content-Length")
+        return Stat(
+            status=response.status,
+            size=int(length) if length is not None else None,
+            checksum=_digest(response.headers.get("Digest") or "", algorithm)
+            if algorithm
+            else None,
+            server=response.headers.get("Server") or "",
+        )
 
-def delete(end: Endpoint, cancellation: Cancellation) -> int:
-    """DELETE *end* and return the HTTP status, whatever it is."""
-    return _call("DELETE", end, cancellation).status
+    def server_of(self, end: Endpoint, cancellation: Cancellation) -> str:
+        """Return the ``Server`` header of the storage behind *end*, "" if it gives none.
 
+        Asks for the parent directory: XRootD leaves the header out of some 404 answers.
+        """
+        parent = Endpoint(end.url.rsplit("/", 1)[0] + "/", end.token)
+        return self._call("HEAD", parent, cancellation).headers.get("Server") or ""
 
-def stream(
-    source: Endpoint,
-    destination: Endpoint,
-    cancellation: Cancellation,
-    alter: Callable[[bytes, int], bytes] | None = None,
-    pace: Callable[[int], None] | None = None,
-) -> Sent:
-    """GET *source*, PUT it to *destination*, block by block.
+    def delete(self, end: Endpoint, cancellation: Cancellation) -> int:
+        """DELETE *end* and return the HTTP status, whatever it is."""
+        return self._call("DELETE", end, cancellation).status
 
-    *alter* gets each block and its offset and returns what to send instead, of the same length;
-    *pace* gets the number of bytes sent so far and may wait.
+    def stream(
+        self,
+        source: Endpoint,
+        destination: Endpoint,
+        cancellation: Cancellation,
+        alter: Callable[[bytes, int], bytes] | None = None,
+        pace: Callable[[int], None] | None = None,
+    ) -> Sent:
+        """GET *source*, PUT it to *destination*, block by block.
 
-    Raises: TransferError with the scope of the side at fault; TransferCanceledError.
-    """
-    with _connection(source, "SOURCE", cancellation) as (reader, path):
-        with _blame("SOURCE"):
-            reader.request("GET", path, headers=_auth(source))
-            response = reader.getresponse()
-        _expect("SOURCE", response, (200,))
-        if response.length is None:
-            raise TransferError("SOURCE", 5, "the storage did not give a Content-Length")
-        size = response.length
-        with _connection(destination, "DESTINATION", cancellation) as (writer, target):
-            with _blame("DESTINATION"):
-                writer.putrequest("PUT", target)
-                writer.putheader("Content-Length", str(size))
-                for header in _auth(destination).items():
-                    writer.putheader(*header)
-                writer.endheaders()
-            read, written, sent = _Digests(), _Digests(), 0
-            while sent < size:
-                cancellation.check()
-                with _blame("SOURCE"):
-                    block = response.read(min(_CHUNK, size - sent))
-                if not block:
-                    raise TransferError(
-                        "SOURCE", 70, f"source closed early, after {sent} of {size} bytes"
-                    )
-                read.update(block)
-                if alter is not None:
-                    block = alter(block, sent)
-                written.update(block)
-                _send(writer, block)
-                sent += len(block)
-                if pace is not None:
-                    pace(sent)
-            with _blame("DESTINATION"):
-                answer = writer.getresponse()
-                answer.read()
-            _expect("DESTINATION", answer, (200, 201, 204))
-    return Sent(sent, read.values(), written.values())
+        *alter* gets each block and its offset and returns what to send instead, of the same length;
+        *pace* gets the number of bytes sent so far and may wait.
 
+        Raises: TransferError with the scope of the side at fault; TransferCanceledError.
+        """
+        with self._connections.to(source, "SOURCE", cancellation) as (reader, path):
+            with blame("SOURCE"):
+                reader.request("GET", path, headers=_auth(source))
+                response = reader.getresponse()
+            _expect("SOURCE", response, (200,))
+            if response.length is None:
+                raise TransferError("SOURCE", 5, "the storage did not give a Content-Length")
+            size = response.length
+            with self._connections.to(destination, "DESTINATION", cancellation) as (writer, target):
+                with blame("DESTINATION"):
+                    writer.putrequest("PUT", target)
+                    writer.putheader("Content-Length", str(size))
+                    for header in _auth(destination).items():
+                        writer.putheader(*header)
+                    writer.endheaders()
+                read, written, sent = _Digests(), _Digests(), 0
+                while sent < size:
+                    cancellation.check()
+                    with blame("SOURCE"):
+                        block = response.read(min(_CHUNK, size - sent))
+                    if not block:
+                        raise TransferError(
+                            "SOURCE", 70, f"source closed early, after {sent} of {size} bytes"
+                        )
+                    read.update(block)
+                    if alter is not None:
+                        block = alter(block, sent)
+                    written.update(block)
+                    _send(writer, block)
+                    sent += len(block)
+                    if pace is not None:
+                        pace(sent)
+                with blame("DESTINATION"):
+                    answer = writer.getresponse()
+                    answer.read()
+                _expect("DESTINATION", answer, (200, 201, 204))
+            response.read()  # nothing is left, but only now http.client takes it for read
+        return Sent(sent, read.values(), written.values())
 
-def third_party_copy(source: Endpoint, destination: Endpoint, cancellation: Cancellation) -> None:
-    """Have *source*'s server push the file to *destination* (HTTP-TPC); both must be XRootD.
+    def third_party_copy(
+        self, source: Endpoint, destination: Endpoint, cancellation: Cancellation
+    ) -> None:
+        """Have *source*'s server push the file to *destination* (HTTP-TPC); both must be XRootD.
 
-    Never call this for another kind of server: nginx compares only the host name of Destination,
-    so on one machine it copies the file onto itself and truncates the source to 0 bytes.
+        Never call this for another kind of server: nginx compares only the host name of
+        Destination, so on one machine it copies the file onto itself and truncates the source to
+        0 bytes.
 
-    Waits for the end of the copy; cancelling closes the connection, which ends it at the server.
-    Raises: TransferError with the server's own words; TransferCanceledError.
-    """
-    headers = {"Destination": destination.http_url, "Overwrite": "T", "Credential": "none"}
-    if destination.token:
-        headers["TransferHeaderAuthorization"] = f"Bearer {destination.token}"
-    with _connection(source, "TRANSFER", cancellation) as (connection, path), _blame("TRANSFER"):
-        connection.request("COPY", path, headers=headers | _auth(source))
-        response = connection.getresponse()
-        # Performance markers, then one last line: "success: Created" or "failure: why".
-        text = response.read().decode(errors="replace")
-    if response.status not in (200, 201, 202) or "failure:" in text or "success" not in text:
-        last = text.strip().rpartition("\n")[2][-300:]
-        raise TransferError("TRANSFER", 70, f"HTTP-TPC {response.status} : {last}")
+        Waits for the end of the copy; cancelling closes the connection, which ends it at the
+        server.  Raises: TransferError with the server's own words; TransferCanceledError.
+        """
+        headers = {"Destination": destination.http_url, "Overwrite": "T", "Credential": "none"}
+        if destination.token:
+            headers["TransferHeaderAuthorization"] = f"Bearer {destination.token}"
+        with (
+            self._connections.to(source, "TRANSFER", cancellation) as (connection, path),
+            blame("TRANSFER"),
+        ):
+            connection.request("COPY", path, headers=headers | _auth(source))
+            response = connection.getresponse()
+            # Performance markers, then one last line: "success: Created" or "failure: why".
+            text = response.read().decode(errors="replace")
+        if response.status not in (200, 201, 202) or "failure:" in text or "success" not in text:
+            last = text.strip().rpartition("\n")[2][-300:]
+            raise TransferError("TRANSFER", 70, f"HTTP-TPC {response.status} : {last}")
+
+    def _call(
+        self,
+        method: str,
+        end: Endpoint,
+        cancellation: Cancellation,
+        headers: Mapping[str, str] | None = None,
+    ) -> http.client.HTTPResponse:
+        with (
+            self._connections.to(end, "TRANSFER", cancellation) as (connection, path),
+            blame("TRANSFER"),
+        ):
+            connection.request(method, path, headers={**(headers or {}), **_auth(end)})
+            response = connection.getresponse()
+            response.read()
+            return response
 
 
 def _digest(header: str, algorithm: str) -> str | None:
@@ -199,57 +232,6 @@ def _digest(header: str, algorithm: str) -> str | None:
         except binascii.Error:
             return None
     return value.lower()
-
-
-def _call(
-    method: str,
-    end: Endpoint,
-    cancellation: Cancellation,
-    headers: Mapping[str, str] | None = None,
-) -> http.client.HTTPResponse:
-    with (
-        _connection(end, "TRANSFER", cancellation) as (connection, path),
-        _blame("TRANSFER"),
-    ):
-        connection.request(method, path, headers={**(headers or {}), **_auth(end)})
-        response = connection.getresponse()
-        response.read()
-        return response
-
-
-@contextmanager
-def _connection(
-    end: Endpoint, scope: str, cancellation: Cancellation
-) -> Iterator[tuple[http.client.HTTPConnection, str]]:
-    """Connect to *end*; give the connection and the request target.  Closed at the end."""
-    parts = urlsplit(end.http_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise TransferError(scope, 93, f"Protocol not supported or path/url invalid: {end.url}")
-    connection: http.client.HTTPConnection
-    if parts.scheme == "https":
-        connection = http.client.HTTPSConnection(
-            parts.hostname, parts.port, timeout=_TIMEOUT, context=_TLS
-        )
-    else:
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=_TIMEOUT)
-    try:
-        cancellation.check()
-        with _blame(scope):
-            connection.connect()
-        with cancellation.guard(connection.sock):
-            yield connection, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    finally:
-        connection.close()
-
-
-@contextmanager
-def _blame(scope: str) -> Iterator[None]:
-    """Turn what the network raises into a TransferError that blames *scope*."""
-    try:
-        yield
-    except (OSError, http.client.HTTPException) as error:
-        code = getattr(error, "errno", None) or 70  # ECOMM: what FTS says when it knows no more
-        raise TransferError(scope, code, f"{type(error).__name__}: {error}") from error
 
 
 def _send(writer: http.client.HTTPConnection, block: bytes) -> None:

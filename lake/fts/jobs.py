@@ -30,6 +30,7 @@ BASE_ID = uuid.UUID("01874efb-4735-4595-bc9c-591aef8240c9")
 VO = "lake"
 
 CopyFunction = Callable[[Order, Outcome, Cancellation], None]
+StageFunction = Callable[[Order, Cancellation], None]
 
 
 class BadSubmissionError(ValueError):
@@ -57,6 +58,8 @@ class File:
     reason: str = ""
     start_time: str | None = None
     finish_time: str | None = None
+    staging_start: str | None = None
+    staging_finished: str | None = None
     size: int | None = None
 
     def view(self) -> dict[str, Any]:
@@ -71,8 +74,8 @@ class File:
             "reason": self.reason,
             "start_time": self.start_time,
             "finish_time": self.finish_time,
-            "staging_start": None,  # no tape here; Rucio reads both keys without asking
-            "staging_finished": None,
+            "staging_start": self.staging_start,
+            "staging_finished": self.staging_finished,
             "filesize": self.size,
             "user_filesize": self.order.size,
             "checksum": f"{self.order.algorithm.upper()}:{self.order.checksum}"
@@ -97,6 +100,11 @@ class Job:
     job_finished: str | None = None
     cancellation: Cancellation = field(default_factory=Cancellation)
 
+    @property
+    def from_tape(self) -> bool:
+        """True if the sources have to be brought online: Rucio gives the seconds to wait for it."""
+        return int(self.params.get("bring_online") or 0) > 0
+
     def view(self) -> dict[str, Any]:
         """Return it as FTS shows it, without its files."""
         return {
@@ -115,8 +123,9 @@ class Job:
 class Jobs:
     """All jobs of one service.  Safe from any thread; every wait is in a job's own threads."""
 
-    def __init__(self, copy: CopyFunction, max_active: int = 64) -> None:
+    def __init__(self, copy: CopyFunction, stage: StageFunction, max_active: int = 64) -> None:
         self._copy = copy
+        self._stage = stage
         # More than any test stalls at once: a stalled transfer holds its slot, as in FTS.
         self._slots = threading.Semaphore(max_active)
         self._lock = threading.Lock()
@@ -194,8 +203,6 @@ class Jobs:
                     return
                 if not _is_due(job, file):
                     continue
-                job.state = file.state = State.ACTIVE
-                file.start_time = fts_time()
             self._transfer(job, file)
         with self._lock:
             _settle(job)
@@ -204,6 +211,12 @@ class Jobs:
         outcome, state, reason = Outcome(), State.FINISHED, ""
         started, clock = time.time(), time.monotonic()
         try:
+            if job.from_tape:
+                self._bring_online(job, file)
+            with self._lock:
+                _check_wanted(job)
+                job.state = file.state = State.ACTIVE
+                file.start_time = fts_time()
             with self._slots:
                 job.cancellation.check()
                 self._copy(file.order, outcome, job.cancellation)
@@ -234,6 +247,18 @@ class Jobs:
                     faults=outcome.faults,
                 )
             )
+
+    def _bring_online(self, job: Job, file: File) -> None:
+        """Stage a file.  It takes no slot: a tape library has its own."""
+        with self._lock:
+            _check_wanted(job)
+            file.state = State.STAGING
+            if job.state is not State.ACTIVE:  # as long as no other file has come so far
+                job.state = State.STAGING
+            file.staging_start = fts_time()
+        self._stage(file.order, job.cancellation)
+        with self._lock:
+            file.staging_finished = fts_time()
 
 
 def build_job(document: object) -> Job:
@@ -309,6 +334,12 @@ def _job_id(params: Mapping[str, Any]) -> str:
     if params.get("id_generator") == "deterministic":
         return str(uuid.uuid5(uuid.uuid5(BASE_ID, VO), params["sid"]))
     return str(uuid.uuid4())
+
+
+def _check_wanted(job: Job) -> None:
+    """Raise TransferCanceledError for a job that is cancelled: its state must not change again."""
+    if job.state is State.CANCELED:
+        raise TransferCanceledError
 
 
 def _is_due(job: Job, file: File) -> bool:

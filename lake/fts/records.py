@@ -18,6 +18,13 @@ class Kind(StrEnum):
     DELAY = "delay"  # wait `seconds` first
     STALL = "stall"  # wait until released or cancelled
     THROTTLE = "throttle"  # move at most `bytes_per_second`
+    STAGE = "stage"  # a file on tape takes `seconds` to come online
+    STALL_STAGING = "stall-staging"  # it does not come online until released or cancelled
+    FAIL_STAGING = "fail-staging"  # it never does, the file ends FAILED with `reason`
+
+
+STAGING_KINDS = frozenset({Kind.STAGE, Kind.STALL_STAGING, Kind.FAIL_STAGING})
+COPY_KINDS = frozenset(Kind) - STAGING_KINDS
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,8 @@ class Injection:
             raise ValueError(f"times must be at least 1, not {self.times}")
         if self.kind is Kind.THROTTLE and self.bytes_per_second < 1:
             raise ValueError("a throttle needs bytes_per_second of at least 1")
-        if self.kind is Kind.DELAY and self.seconds < 0:
-            raise ValueError("a delay needs seconds of at least 0")
+        if self.kind in (Kind.DELAY, Kind.STAGE) and self.seconds < 0:
+            raise ValueError(f"a {self.kind} needs seconds of at least 0")
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON object; inverse of `from_json`."""

@@ -49,7 +49,8 @@ class FtsService(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int, mode: Mode) -> None:
         self.faults = Faults()
-        self.jobs = Jobs(Copier(mode, self.faults).copy)
+        self._copier = Copier(mode, self.faults)
+        self.jobs = Jobs(self._copier.copy, self._copier.stage)
         super().__init__((host, port), _Handler)
 
     @property
@@ -61,6 +62,11 @@ class FtsService(ThreadingHTTPServer):
         """Bind without http.server's reverse look-up of the host name, which can take seconds."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    def server_close(self) -> None:
+        """Stop listening, and close the connections to the storages."""
+        super().server_close()
+        self._copier.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Stay silent: a client that hangs up in the middle is daily business."""

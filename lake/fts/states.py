@@ -13,6 +13,7 @@ from enum import StrEnum
 class State(StrEnum):
     """State of a job or of one of its files; FTS uses one vocabulary for both."""
 
+    STAGING = "STAGING"  # the source is on tape and not yet brought online
     SUBMITTED = "SUBMITTED"
     ACTIVE = "ACTIVE"
     FINISHED = "FINISHED"
@@ -24,7 +25,7 @@ class State(StrEnum):
     @property
     def is_running(self) -> bool:
         """True while FTS may still change it by itself."""
-        return self in (State.SUBMITTED, State.ACTIVE)
+        return self in (State.STAGING, State.SUBMITTED, State.ACTIVE)
 
 
 class JobType(StrEnum):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
+import socket
 import threading
 import zlib
-from contextlib import closing
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -31,6 +32,8 @@ class Storage:
         self.seen: list[tuple[str, str]] = []
         self.put_gate: threading.Event | None = None
         self.put_begun = threading.Event()
+        self._open: list[socket.socket] = []
+        self.connections = 0
         self._http = _Server(("127.0.0.1", 0), _Handler)
         self._http.storage = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
@@ -39,6 +42,17 @@ class Storage:
     def url(self, path: str) -> str:
         """Return what Rucio would call the file at *path*."""
         return f"dav://127.0.0.1:{self._http.server_port}{path}"
+
+    def accepted(self, connection: socket.socket) -> None:
+        """Take note of a client."""
+        self.connections += 1
+        self._open.append(connection)
+
+    def hang_up(self) -> None:
+        """Close every connection that is open, as an impatient server does."""
+        while self._open:
+            with suppress(OSError):
+                self._open.pop().shutdown(socket.SHUT_RDWR)
 
     @property
     def methods(self) -> list[str]:
@@ -71,6 +85,10 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.storage.accepted(self.connection)
 
     def version_string(self) -> str:
         return self.server.storage.server
