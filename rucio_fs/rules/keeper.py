@@ -149,6 +149,7 @@ class RuleKeeper:
         self._waiting += 1
         delivery.waiting += 1
         delivery.uids.add(caller.uid)
+        delivery.interest_at = trio.current_time()
         self._watcher.hurry()
         try:
             with trio.move_on_after(seconds):

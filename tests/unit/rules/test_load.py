@@ -94,6 +94,19 @@ async def test_a_new_wait_is_not_slow_because_of_old_ones(clock: MockClock, benc
     assert opens.here == [file]
 
 
+async def test_a_new_wait_is_young_though_the_file_is_long_on_its_way(
+    clock: MockClock, bench: Bench
+) -> None:
+    file = bench.file()
+    bench.start(file, wait=3600)
+    await trio.sleep(600)
+    opens = bench.start(file)
+    await trio.sleep(2)
+    bench.rules.arrive(file)
+    await trio.sleep(2.5)
+    assert opens.here == [file]
+
+
 async def test_what_nobody_waits_for_is_looked_at_twice_a_minute(
     clock: MockClock, bench: Bench
 ) -> None:
