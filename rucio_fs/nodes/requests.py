@@ -35,6 +35,9 @@ async def carry_out(subject: Subject, rules: RuleServices, name: str, value: str
         rules.outlooks.forget(subject.did)
 
 
+_LONGEST = 3_153_600_000  # s, a hundred years; far more is a date that nothing can keep
+
+
 def _lifetime(value: str) -> int | None:
     """Seconds; None for the configured lifetime."""
     try:
@@ -48,6 +51,9 @@ def _lifetime(value: str) -> int | None:
     lifetime = options.get("lifetime")
     if lifetime is None:
         return None
-    if not isinstance(lifetime, int | float) or isinstance(lifetime, bool) or lifetime < 1:
-        raise Refused(f"{REQUEST}: a lifetime of {lifetime!r} is no number of seconds")
-    return round(lifetime)
+    is_number = isinstance(lifetime, int | float) and not isinstance(lifetime, bool)
+    if not is_number or not 1 <= lifetime <= _LONGEST:  # also of NaN, which JSON readers take
+        raise Refused(
+            f"{REQUEST}: a lifetime of {lifetime!r} is no number of seconds from 1 to {_LONGEST}"
+        )
+    return round(float(lifetime))
