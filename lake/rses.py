@@ -37,6 +37,7 @@ class Rse:
     owner: str  # the user whose server writes there
     protocols: tuple[Protocol, ...]
     deterministic: bool = True
+    is_tape: bool = False  # Rucio has FTS bring its files online before they are copied
 
     @property
     def prefix(self) -> str:
@@ -63,6 +64,7 @@ RSES = (
     Rse("REM1", "FAR1", "rem1/rucio", "xrootd", _xrootd("rem1")),
     Rse("REM2", "FAR2", "rem2/rucio", "www-data", _NGINX),
     Rse("REMND", "FAR2", "rem2/nd", "www-data", _NGINX, deterministic=False),
+    Rse("REMTAPE", "FAR2", "rem2/tape", "www-data", _NGINX, is_tape=True),
 )
 # No RSE of Rucio's: the XRootD that takes only bearers of a token.
 TOKENS = Rse("TOKENS", "HERE", "tokens/rucio", "xrootd", ())

@@ -119,6 +119,15 @@ _ODD = [
     for number, filename in enumerate(ODD_NAMES)
 ]
 _LONG = [SampleFile("lab", name, "text", ("COLO", "REM1")) for name in (LONG_FILENAME, LONG_PATH)]
+_ARCHIVE = [
+    SampleFile(
+        "sky",
+        "archive/2019-raw.fits",
+        "fits",
+        ("REMTAPE",),
+        metadata={"target": "M31", "band": "r", "exptime": 120.0, "telescope": "LK-0"},
+    )
+]
 _ALICE = [
     SampleFile("user.alice", "thesis/fit.json", "json", ("COLO_SCRATCHDISK",), "alice"),
     SampleFile("user.alice", "thesis/figure.fits", "fits", ("COLO_SCRATCHDISK",), "alice"),
@@ -144,6 +153,7 @@ FILES: tuple[SampleFile, ...] = (
     *_LONG,
     *_ALICE,
     *_BOB,
+    *_ARCHIVE,
 )
 FILE_BY_DID = {file.did: file for file in FILES}
 
@@ -172,6 +182,7 @@ DATASETS = (
     _dataset("sky", "night-004", _NIGHT_4, night="2025-11-02"),
     _dataset("sky", "calibration", _CALIBRATION),
     _dataset("sky", "cubes", _CUBES),
+    _dataset("sky", "archive", _ARCHIVE, night="2019-12-24"),
     _dataset("lab", "run-0007", _RUN_7),
     _dataset("lab", "run-0008", _RUN_8),
     _dataset("lab", "mixed", [*_NOTES, _NIGHT_1[0]]),  # notes.txt twice, from two scopes

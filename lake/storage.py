@@ -1,4 +1,4 @@
-"""The storages: XRootD (COLO, REM1, the token-guarded one) and nginx WebDAV (REM2, REMND).
+"""The storages: XRootD (COLO, REM1, the token-guarded one) and nginx WebDAV (REM2, REMND, REMTAPE).
 
 Writes their configuration and returns the commands; starting.py runs them.
 """

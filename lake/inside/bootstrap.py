@@ -15,7 +15,7 @@ _settings = Path(sys.argv[1])
 
 from rucio.core import account as core_account  # noqa: E402
 from rucio.core import account_limit, distance, identity, rse, scope  # noqa: E402
-from rucio.db.sqla.constants import AccountType, IdentityType  # noqa: E402
+from rucio.db.sqla.constants import AccountType, IdentityType, RSEType  # noqa: E402
 from rucio.db.sqla.session import get_engine  # noqa: E402
 from rucio.db.sqla.util import (  # noqa: E402
     build_database,
@@ -67,7 +67,12 @@ def add_accounts(session: Any, issuer: str) -> None:
 
 def add_rse(session: Any, declared: Rse, ports: dict[str, int], store: Path, fts: str) -> str:
     """Add one RSE with its protocols, attributes and limits; return its id."""
-    rse_id = rse.add_rse(declared.name, deterministic=declared.deterministic, session=session)
+    rse_id = rse.add_rse(
+        declared.name,
+        deterministic=declared.deterministic,
+        rse_type=RSEType.TAPE if declared.is_tape else RSEType.DISK,
+        session=session,
+    )
     for protocol in declared.protocols:
         local = protocol.port is None
         parameter = {

@@ -5,11 +5,13 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 from lake import Lake, LakeError, samples
+from lake.fts.client import FtsControl
 from lake.rses import BY_NAME, hash_path
 from tests.lake.rest import Rest, did_key, did_path, eventually
 
@@ -37,6 +39,17 @@ def _local(lake: Lake, did: str, rse: str) -> Path:
     return lake.store(rse) / (file.path or hash_path(file.scope, file.filename))
 
 
+def _rule(did: str, rse: str) -> dict[str, Any]:
+    return {
+        "dids": [did_key(did)],
+        "account": "root",
+        "copies": 1,
+        "rse_expression": rse,
+        "grouping": "DATASET",
+        "locked": False,
+    }
+
+
 def test_every_scope_holds_what_is_declared(rest: Rest) -> None:
     assert sorted(rest.get("/scopes/")) == sorted(samples.SCOPES)
     found: Counter[tuple[str, str]] = Counter()
@@ -44,8 +57,8 @@ def test_every_scope_holds_what_is_declared(rest: Rest) -> None:
         for row in rest.rows(f"/dids/{scope}/dids/search?type=all&long=True"):
             found[scope, row["did_type"]] += 1
     assert found == {
-        ("sky", "FILE"): 15,
-        ("sky", "DATASET"): 6,
+        ("sky", "FILE"): 16,
+        ("sky", "DATASET"): 7,
         ("sky", "CONTAINER"): 4,
         ("lab", "FILE"): 26,
         ("lab", "DATASET"): 8,
@@ -174,31 +187,30 @@ def test_a_rule_moves_real_bytes_here(own_lake: Lake, rest: Rest) -> None:
     source = _local(own_lake, "sky:ngc1068_cube.h5", "REM1")
     target = _local(own_lake, "sky:ngc1068_cube.h5", "COLO")
     assert not target.exists()
-    body = {
-        "dids": [did_key("sky:cubes")],
-        "account": "root",
-        "copies": 1,
-        "rse_expression": "COLO",
-        "grouping": "DATASET",
-        "locked": False,
-    }
-    (rule,) = rest.post("/rules/", body)
+    (rule,) = rest.post("/rules/", _rule("sky:cubes", "COLO"))
     eventually(lambda: rest.get(f"/rules/{rule}")["state"], lambda state: state == "OK")
+    assert target.read_bytes() == source.read_bytes()
+
+
+def test_a_file_on_tape_is_brought_online_first(own_lake: Lake, rest: Rest) -> None:
+    (row,) = rest.rows("/replicas/list", {"dids": [did_key("sky:archive")]})
+    assert [pfn["type"] for pfn in row["pfns"].values()] == ["TAPE"]
+    fts = FtsControl(own_lake.fts_url)
+    fts.stall_staging("2019-raw")
+    (rule,) = rest.post("/rules/", _rule("sky:archive", "COLO"))
+    assert len(fts.wait_stalled(timeout=60)) == 1
+    jobs = requests.get(f"{own_lake.fts_url}/jobs", timeout=10).json()
+    assert [job["job_state"] for job in jobs] == ["STAGING"]
+    assert rest.get(f"/rules/{rule}")["state"] == "REPLICATING"
+    fts.release()
+    eventually(lambda: rest.get(f"/rules/{rule}")["state"], lambda state: state == "OK")
+    source, target = (_local(own_lake, "sky:archive/2019-raw.fits", r) for r in ("REMTAPE", "COLO"))
     assert target.read_bytes() == source.read_bytes()
 
 
 def test_a_rule_that_ends_takes_its_bytes_along(own_lake: Lake, rest: Rest) -> None:
     target = _local(own_lake, "sky:exp0031_g.fits", "REM1")
-    body = {
-        "dids": [did_key("sky:exp0031_g.fits")],
-        "account": "root",
-        "copies": 1,
-        "rse_expression": "REM1",
-        "grouping": "DATASET",
-        "locked": False,
-        "lifetime": 3,
-    }
-    rest.post("/rules/", body)
+    rest.post("/rules/", _rule("sky:exp0031_g.fits", "REM1") | {"lifetime": 3})
     eventually(target.exists, bool)
     eventually(target.exists, lambda there: not there)
 
