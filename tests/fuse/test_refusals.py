@@ -194,15 +194,17 @@ def test_bytes_always_spoiled_on_the_way(bringer: BringerMaker, fts: FtsControl,
 def test_a_transfer_that_takes_longer_than_the_wait(
     bringer: BringerMaker, lab: RuleLab, fts: FtsControl, did: str
 ) -> None:
-    site = bringer(open_wait=1)
+    site = bringer(open_wait=2)
     fts.stall(name(did))
     assert site.open(did) == "EAGAIN"
+    eventually(lambda: lab.rules(did), bool)
+    fts.wait_stalled()
     rule_id = site.rule_id(did)
     assert site.xattr("state", did) == "REPLICATING"
     assert site.xattr("rule_id", did) == rule_id
-    assert f"{did} is not here after 1 s: REPLICATING, rule {rule_id}" in site.mount.log_text()
-    assert site.problems(did) == []
     assert site.open(did) == "EAGAIN"
+    assert f"{did} is not here after 2 s: REPLICATING, rule {rule_id}" in site.mount.log_text()
+    assert site.problems(did) == []
     fts.clear()
     site.eventually_opens(did)
     assert site.rule_id(did) == rule_id
