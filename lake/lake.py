@@ -2,12 +2,13 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from lake import layout, ports, state
 from lake.errors import LakeError
@@ -185,6 +186,16 @@ class Lake:
     def access_log(self) -> Path:
         """Rucio's access log: time, "method path?query", status, bytes, microseconds, agent."""
         return self._rucio.access_log
+
+    @property
+    def trace_log(self) -> Path:
+        """Where Rucio notes traces: a line of JSON each, and its complaints about bad ones."""
+        return self._rucio.trace_log
+
+    def traces(self) -> list[dict[str, Any]]:
+        """Return the traces Rucio took, oldest first, with the trace* fields it adds."""
+        lines = self.trace_log.read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
     @property
     def server_python(self) -> Path:

@@ -44,6 +44,7 @@ class RucioServer:
         self.url = f"http://{HOST}:{port}"
         self.config = directory / "etc" / "rucio.cfg"
         self.access_log = directory / "log" / "access.log"
+        self.trace_log = directory / "log" / "trace"
         self._port = port
 
     def configure(
@@ -90,6 +91,16 @@ class RucioServer:
                 "lfn2pfn_algorithm_default": "hash",
             },
             "conveyor": {"scheme": "davs,https,http", "transfertool": "fts3"},
+            # Clients tell here what they read.  No broker: traces are kept in a file only.
+            "api": {"endpoints_add": "traces"},
+            "trace": {
+                "tracedir": str(self.trace_log.parent),
+                "brokers": "",
+                "port": "0",
+                "topic": "-",
+                "username": "-",
+                "password": "-",
+            },
             "monitor": {"carbon_server": HOST, "carbon_port": "8125", "user_scope": "lake"},
         }
         if oidc is not None:

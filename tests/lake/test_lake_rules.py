@@ -220,3 +220,29 @@ def test_an_unknown_daemon_is_refused_and_the_command_line_pauses(own_lake: Lake
         done = subprocess.run([*command, *arguments, *options], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (0, said), done.stderr
     assert own_lake.paused_daemons() == ()
+
+
+def test_traces_are_taken_and_told(own_lake: Lake, lab: RuleLab, scope: str) -> None:
+    trace = {
+        "eventType": "get",
+        "eventVersion": "test 1.0",
+        "localSite": "HERE",
+        "remoteSite": "COLO",
+        "uuid": "0123456789abcdef0123456789abcdef",
+        "scope": scope,
+        "filename": "file.dat",
+        "dataset": "some",
+        "clientState": "DONE",
+    }
+    answer = lab.answer("POST", "/traces/", trace)
+    assert (answer.status_code, answer.text) == (201, "Created")
+    (taken,) = [one for one in own_lake.traces() if one.get("scope") == scope]
+    assert trace.items() <= taken.items()
+    assert taken["traceIp"] == "127.0.0.1"
+    assert "Problem validating" not in own_lake.trace_log.read_text()
+    lab.call("POST", "/traces/", [{**trace, "filename": name} for name in ("a", "b")])
+    names = [one["filename"] for one in own_lake.traces() if one.get("scope") == scope]
+    assert names == ["file.dat", "a", "b"]
+    del trace["uuid"]
+    lab.call("POST", "/traces/", trace)  # Rucio takes it, and complains in its log
+    assert "'uuid' is a required property" in own_lake.trace_log.read_text()
