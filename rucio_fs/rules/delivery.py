@@ -34,7 +34,8 @@ class Delivery:
     words on what failed.  *error* says why it does not come as things
     stand.  *lifetime* (s) is that of whoever asked for another than the configured one.
     *files* and *bytes* are totals, of collections only once they are known.  *interest_at*
-    (trio's clock) is when somebody last asked how far it is.
+    (trio's clock) is when somebody last asked how far it is.  *is_requested*: somebody wants to
+    know its rule, and does not wait for the data.
     """
 
     who: Identity
@@ -59,6 +60,7 @@ class Delivery:
     counted_at: float = float("-inf")
     interest_at: float = float("-inf")
     is_odd: bool = False
+    is_requested: bool = False
     is_under_way: trio.Event = field(default_factory=trio.Event)
     _change: trio.Event = field(default_factory=trio.Event)
 

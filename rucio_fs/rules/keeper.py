@@ -213,6 +213,9 @@ class RuleKeeper:
             await self._look_again(delivery)
         if delivery is None or delivery.is_over:
             delivery = self._start(who, did, type, lifetime=lifetime)
+            delivery.is_requested = True
+        elif delivery.rule_id is None and delivery in self._watcher:
+            await self._watcher.look(delivery)
         await delivery.is_under_way.wait()
         if delivery.is_over and delivery.error is not None:
             raise delivery.error.copy()
@@ -397,7 +400,7 @@ class RuleKeeper:
         if begun.is_made:
             log.info("%s: rule %s brings it", delivery.did, begun.rule_id)
         self._watcher.watch(delivery)
-        if begun.rule is not None:
+        if begun.rule is not None or (delivery.is_requested and begun.rule_id is None):
             # It was there before us, and may be stuck or wait for somebody.
             await self._watcher.look(delivery)
         delivery.tell()

@@ -58,6 +58,9 @@ class Watcher:
     def __len__(self) -> int:
         return len(self._watched)
 
+    def __contains__(self, delivery: Delivery) -> bool:
+        return delivery in self._watched
+
     def watch(self, delivery: Delivery) -> None:
         self._watched.add(delivery)
         self.hurry()

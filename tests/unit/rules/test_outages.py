@@ -13,7 +13,7 @@ from tests.unit.rules.conftest import Bench, Make
 AWAY = Unreachable("rucio refuses the connection")
 
 
-@pytest.mark.parametrize("outage", [30.0, 570.0])
+@pytest.mark.parametrize("outage", [30.0, 560.0])
 @pytest.mark.parametrize("error", [AWAY, TooSlow("rucio sends nothing")])
 async def test_waits_outlast_an_outage(
     clock: MockClock, bench: Bench, outage: float, error: Exception
@@ -31,7 +31,7 @@ async def test_waits_outlast_an_outage(
     assert sorted(opens.here) == sorted(files)
 
 
-@pytest.mark.parametrize("outage", [30.0, 570.0])
+@pytest.mark.parametrize("outage", [30.0, 560.0])
 async def test_an_outage_when_the_rule_is_to_be_made(
     clock: MockClock, bench: Bench, outage: float
 ) -> None:
@@ -44,7 +44,7 @@ async def test_an_outage_when_the_rule_is_to_be_made(
     await trio.sleep(6)
     assert len(bench.rules.ids()) == 5
     bench.rules.arrive(*files)
-    await trio.sleep(6)
+    await trio.sleep(12)
     assert sorted(opens.here) == sorted(files)
 
 
@@ -119,7 +119,7 @@ async def test_an_answer_that_was_lost_makes_no_second_rule(clock: MockClock, be
     assert len(bench.rules.ids()) == 120
     assert opens.waiting == 120
     bench.rules.arrive(*files)
-    await trio.sleep(5)
+    await trio.sleep(8)
     assert len(opens.here) == 120
 
 

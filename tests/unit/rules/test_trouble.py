@@ -70,6 +70,7 @@ async def test_an_open_after_rucio_has_repaired_it_waits(clock: MockClock, bench
     bench.rules.fail(file)
     await trio.sleep(10)
     bench.rules.repair(file)
+    await trio.sleep(2)
     opens = bench.start(file)
     await trio.sleep(10)
     assert opens.waiting == 1
@@ -340,7 +341,7 @@ async def test_opens_of_what_is_stuck_and_then_lost_are_one_rule(
     file = bench.file()
     await _opened(bench, file)
     bench.rules.fail(file)
-    await trio.sleep(10)
+    await trio.sleep(25)
     bench.rules.end(bench.rules.ids()[0])
     bench.rules.delay = 3.0
     first = bench.start(file)
@@ -367,6 +368,7 @@ async def test_events_tell_the_story(clock: MockClock, bench: Bench) -> None:
         await bench.open(file)
     await trio.sleep(5)
     bench.rules.repair(file)
+    await trio.sleep(2)
     opens = bench.start(file)
     await trio.sleep(10)
     bench.rules.arrive(file)
