@@ -89,7 +89,8 @@ class Using:
     async def _secure(self, who: Identity, did: DID, lifetime: int) -> int:
         """Let the copy of *did* stay for half a lifetime more; return until when (ns) it does."""
         wanted_ns = time.time_ns() + lifetime * _SECOND_NS // 2
-        rules = await self._finder.serving(who, did)
+        serving = await self._finder.serving(who, did)
+        rules = [rule for rule in serving if await self._finder.is_for_here(who, rule)]
         longest = max((_end_ns(rule) for rule in rules), default=0)
         if longest > wanted_ns:
             return longest
