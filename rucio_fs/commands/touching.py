@@ -160,7 +160,13 @@ def request(place: Place, *, recursive: bool, lifetime: float | None) -> dict[st
 
 def first_look(place: Place, *, recursive: bool) -> dict[str, Any]:
     """What it is and how far."""
-    return _kind(place, recursive) | look(place)
+    found = _kind(place, recursive)
+    # Of a file that is here that is all, and a quarter of the requests to Rucio.
+    if not found["is_dir"] and place.attribute("state") == "AVAILABLE":
+        did, size = place.attribute("did"), found["bytes"]
+        here = {"state": "AVAILABLE", "did": did, "type": "FILE", "files": 1, "files_here": 1}
+        return found | {"did": did, "progress": here | {"bytes": size, "bytes_here": size}}
+    return found | look(place)
 
 
 def look(place: Place) -> dict[str, Any]:

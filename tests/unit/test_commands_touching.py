@@ -114,6 +114,19 @@ def test_a_look(mount: FakeMount) -> None:
     assert "xattrs=false" in failure(mount, "look", f"{TOP}/s/f")
 
 
+def test_a_file_that_is_here_needs_no_whole_look(mount: FakeMount) -> None:
+    mount.add("f", size=7)
+    path = f"{TOP}/s/f"
+    assert ask(mount, "first_look", path, recursive=False)["found"]["progress"]["rule_id"] == "r1"
+    mount.show("f", state="AVAILABLE")
+    mount.looks.clear()
+    assert ask(mount, "first_look", path, recursive=False)["found"]["progress"] == {
+        "state": "AVAILABLE", "did": "s:f", "type": "FILE", "files": 1, "files_here": 1,
+        "bytes": 7, "bytes_here": 7,
+    }  # fmt: skip
+    assert mount.looks == []
+
+
 def test_release(mount: FakeMount) -> None:
     entry = mount.add("f", attributes={"expires_at": "2026-11-28T00:00:00Z"})
     found = ask(mount, "release", f"{TOP}/s/f")["found"]
