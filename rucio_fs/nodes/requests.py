@@ -33,6 +33,7 @@ async def carry_out(subject: Subject, rules: RuleServices, name: str, value: str
             raise NoRule(f"{subject.did} has no rule that rucio-fs has made")
     finally:
         rules.outlooks.forget(subject.did)
+        subject.catalogue.forget_replicas(subject.did)  # an open that follows has to see the rule
 
 
 _LONGEST = 3_153_600_000  # s, a hundred years; far more is a date that nothing can keep
