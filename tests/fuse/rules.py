@@ -96,9 +96,13 @@ class Bringer:
     def waiting(self, did: str) -> Opening:
         """The same; returns when the open waits for a rule."""
         opening = Opening(self, did)
-        eventually(
-            lambda: self.transfer(did), lambda one: one and one["waiting"] and one["rule_id"]
-        )
+        try:
+            eventually(
+                lambda: self.transfer(did), lambda one: one and one["waiting"] and one["rule_id"]
+            )
+        except BaseException:
+            opening.__exit__(None, None, None)
+            raise
         return opening
 
     # --- what users see --------------------------------------------------------------------------

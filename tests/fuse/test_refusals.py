@@ -5,6 +5,7 @@ Whatever the cause, once it is gone the next open succeeds, with no restart and 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -488,6 +489,76 @@ def test_a_file_that_is_gone_from_the_sites_storage(
     assert len(lab.rules(did)) == 1
     lab.replicas([did], "COLO")
     site.eventually_opens(did)
+
+
+# --- tapes ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def taped(lab: RuleLab, scope: str, request: pytest.FixtureRequest) -> str:
+    """A file on tape alone."""
+    prefix = hashlib.md5(request.node.name.encode()).hexdigest()[:8]
+    return lab.files(scope, prefix=prefix, rse="REMTAPE")[0]
+
+
+def test_opening_does_not_mount_tapes(bringer: BringerMaker, lab: RuleLab, taped: str) -> None:
+    site = bringer()
+    assert site.open(taped) == "ENOMEDIUM"
+    text = site.xattr("error", taped)
+    assert text is not None
+    assert f"{taped} is only on tape (REMTAPE)" in text
+    assert "rucio-fs get" in text
+    assert site.xattr("state", taped) == "NEARLINE"
+    assert site.xattr("locality", taped) == "NEARLINE"
+    assert site.progress(taped)["state"] == "NEARLINE"
+    assert lab.rules(taped) == []
+
+
+def test_who_asks_has_tapes_mounted(
+    bringer: BringerMaker, lab: RuleLab, fts: FtsControl, taped: str
+) -> None:
+    """Opens before that wait for nothing, opens after it wait for the file."""
+    site = bringer()
+    assert site.open(taped) == "ENOMEDIUM"
+    fts.stall_staging(name(taped))
+    assert site.set_xattr("request", taped) is None
+    assert site.xattr("state", taped) == "REPLICATING"
+    with site.waiting(taped) as opening:
+        rule_id = site.rule_id(taped)
+        assert site.xattr("rule_id", taped) == rule_id
+        fts.clear()
+        assert opening.outcome() == OPENED
+    assert site.rule_id(taped) == rule_id
+    assert site.xattr("state", taped) == "AVAILABLE"
+
+
+def test_opens_that_may_have_tapes_mounted(bringer: BringerMaker, lab: RuleLab, taped: str) -> None:
+    site = bringer(opening__recall=True)
+    assert site.xattr("locality", taped) == "NEARLINE"
+    site.must_open(taped)
+    assert len(lab.rules(taped)) == 1
+
+
+def test_a_tape_that_cannot_be_read(
+    bringer: BringerMaker, lab: RuleLab, fts: FtsControl, taped: str
+) -> None:
+    site = bringer(opening__recall=True)
+    fts.fail_staging(name(taped), reason="STAGING [5] tape T00042 is broken")
+    assert site.open(taped) == "EIO"
+    rule_id = site.rule_id(taped)
+    site.told(taped, "STUCK", [rule_id, "tape T00042 is broken"], event="stuck")
+    fts.clear()
+    site.eventually_opens(taped)
+    assert site.rule_id(taped) == rule_id
+
+
+def test_a_file_on_tape_and_on_disk_is_brought(
+    bringer: BringerMaker, lab: RuleLab, taped: str
+) -> None:
+    lab.replicas([taped], "REM1")
+    site = bringer()
+    assert site.xattr("locality", taped) == "REMOTE"
+    site.must_open(taped)
 
 
 # --- Rucio itself is in trouble ------------------------------------------------------------------
