@@ -38,9 +38,9 @@ class Bench:
         return (expires_ns - now_ns()) / SECOND
 
     def add(
-        self, lifetime: float | None = LIFETIME, comment: str = TERMS.comment, **more: str
+        self, lifetime: float | None = LIFETIME, comment: str = TERMS.comment, account: str = "root"
     ) -> str:
-        rule_id = self.rules.add(self.file, comment=comment, lifetime=lifetime, **more)
+        rule_id = self.rules.add(self.file, comment=comment, lifetime=lifetime, account=account)
         self.rules.arrive(self.file)
         return rule_id
 
