@@ -48,3 +48,43 @@ def test_what_may_not_be_set_stays(files: Path, caplog: pytest.LogCaptureFixture
     (record,) = caplog.records
     assert record.levelno == logging.INFO
     assert "read_ahead_kb stays as it is" in record.getMessage()
+
+
+# --- how long an answer may take -----------------------------------------------------------------
+
+
+@pytest.fixture
+def sysctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(kernel, "_SYSCTL", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("default", "most", "wait", "bearable"),
+    [
+        (None, None, 600.0, 600.0),  # a kernel before 6.15
+        ("0", "0", 600.0, 600.0),
+        ("60", "0", 600.0, 45.0),
+        ("0", "60", 600.0, 45.0),
+        ("100", "60", 600.0, 45.0),
+        ("60", "100", 600.0, 45.0),
+        ("1000", "0", 600.0, 600.0),
+        ("60", "0", 45.0, 45.0),
+        ("60", "0", 0.0, 0.0),
+        ("nonsense", "", 600.0, 600.0),
+    ],
+)
+def test_no_wait_is_longer_than_the_kernel_bears(
+    sysctl: Path,
+    caplog: pytest.LogCaptureFixture,
+    default: str | None,
+    most: str | None,
+    wait: float,
+    bearable: float,
+) -> None:
+    """It would give up the whole mount for one late answer."""
+    for name, value in (("default_request_timeout", default), ("max_request_timeout", most)):
+        if value is not None:
+            (sysctl / name).write_text(f"{value}\n")
+    assert kernel.bearable(wait) == bearable
+    assert bool(caplog.records) is (bearable < wait), "said if it is shorter than was wanted"
