@@ -206,7 +206,7 @@ class _Mount:
         root = RootDir(
             tree,
             {
-                "README.txt": TextFile("README.txt", readme.text(host, site), born_ns),
+                "README.txt": TextFile("README.txt", readme.text(host, site, brings=rules is not None), born_ns),
                 ".rucio": ControlDir(".rucio", control, born_ns),
             },
         )

@@ -15,6 +15,8 @@ name, also one that the listing leaves out.
     cp -r SCOPE/CONTAINER ~/                   copy, keeping the containers as directories
     getfattr -d SCOPE/DATASET/FILE             all that Rucio knows of a file, and where it is
     getfattr -n user.rucio.error SCOPE/.../F   why a file cannot be read now
+    rucio-fs get -r SCOPE/DATASET              have it all brought to this site, with a progress bar
+    tail -f .rucio/events                      what is being brought, as it happens
     cat .rucio/status                          is Rucio there, what is cached (JSON)
 
 {site}
@@ -23,8 +25,14 @@ When something is slow or fails, look at .rucio/status first: "rucio": "state".
 """
 
 
-def text(host: str, site: Site) -> str:
-    if site.rse or site.name:
+def text(host: str, site: Site, *, brings: bool) -> str:
+    """*brings*: whether opening a file that is elsewhere makes a replication rule."""
+    if brings:
+        here = (
+            "Opening a file that is elsewhere makes a replication rule and waits until its copy is"
+            f"\nat this site ({site.rse or site.name})."
+        )
+    elif site.rse or site.name:
         here = f"Files at this site ({site.rse or site.name}) are read from its storage directly."
     else:
         here = "No site is configured (site.name, site.rse): no file can be read locally."
