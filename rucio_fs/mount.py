@@ -206,7 +206,9 @@ class _Mount:
         root = RootDir(
             tree,
             {
-                "README.txt": TextFile("README.txt", readme.text(host, site, brings=rules is not None), born_ns),
+                "README.txt": TextFile(
+                    "README.txt", readme.text(host, site, brings=rules is not None), born_ns
+                ),
                 ".rucio": ControlDir(".rucio", control, born_ns),
             },
         )
@@ -308,9 +310,9 @@ def _rule_files(keeper: RuleKeeper, born_ns: int) -> dict[str, Node]:
         return lambda: json.dumps(facts(), indent=2, ensure_ascii=False) + "\n"
 
     return {
-        "transfers": StatusFile("transfers", show(keeper.transfers), born_ns),
-        "problems": StatusFile("problems", show(keeper.events.problems), born_ns),
-        "events": GrowingFile("events", keeper.events),
+        "transfers": StatusFile("transfers", show(keeper.board.transfers), born_ns),
+        "problems": StatusFile("problems", show(keeper.board.events.problems), born_ns),
+        "events": GrowingFile("events", keeper.board.events),
     }
 
 

@@ -82,8 +82,7 @@ def _get(progress: Progress) -> str:
 
 def _of_stuck(progress: Progress) -> End | None:
     """A rule is STUCK as soon as one file is; the others may still be moving."""
-    files = 1 if progress.type == "FILE" else progress.files
-    here, stuck = progress.files_here, progress.files_stuck
+    files, here, stuck = progress.files, progress.files_here, progress.files_stuck
     words = progress.error or f"its rule {progress.rule_id} is STUCK"
     if progress.type == "FILE":
         return End(Exit.FAILED, words)

@@ -260,7 +260,7 @@ async def _eta(subject: Subject) -> str | None:
     outlook = await subject.outlook()
     if subject.rules is None or outlook is None or outlook.delivery is None:
         return None
-    eta = subject.rules.keeper.eta(outlook.delivery)
+    eta = subject.rules.keeper.board.eta(outlook.delivery)
     return None if eta is None else f"{eta:.0f}"
 
 

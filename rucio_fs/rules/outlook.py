@@ -63,7 +63,7 @@ class Outlooks:
         if verdicts.is_here(at_site):
             return Outlook(State.AVAILABLE, _keeping(serving), None, None)
         if rule is None or rule.state is RuleState.OK:
-            error = self._keeper.refusal(who, did)
+            error = self._keeper.board.refusal(who, did)
             return Outlook(State.NOT_AVAILABLE, rule, error, None)
         state, error = verdicts.of_file(did, at_site, rule)
         return Outlook(state, rule, error, None)
@@ -78,7 +78,7 @@ class Outlooks:
         if not serving:
             is_here = files is not None and 0 < files <= here.files
             state = State.AVAILABLE if is_here else State.NOT_AVAILABLE
-            error = None if is_here else self._keeper.refusal(who, did)
+            error = None if is_here else self._keeper.board.refusal(who, did)
             return Outlook(state, None, error, None)
         state, error = verdicts.of_collection(did, here, files, serving[0])
         return Outlook(state, serving[0], error, None)
@@ -102,7 +102,7 @@ class Outlooks:
             delivery.here = Presence(
                 int(is_here), size or 0 if is_here else 0, stuck=int(outlook.state is State.STUCK)
             )
-        found = delivery.progress(self._keeper.eta(delivery))
+        found = delivery.progress(self._keeper.board.eta(delivery))
         return found if outlook.delivery is not None else found | {"since": None}
 
     async def _serving(self, who: Identity, did: DID) -> Sequence[Rule]:

@@ -54,7 +54,7 @@ class RuleServices:
         outlooks = Outlooks(
             keeper, rules, keeper.finder, terms.rse_expression, config.cache, nursery
         )
-        using = Using(rules, keeper.finder, terms, keeper.events)
+        using = Using(rules, keeper.finder, terms, keeper.board.events)
         return cls(keeper, outlooks, using, config.rules.url or f"{host}/rules/{{rule_id}}")
 
 

@@ -123,14 +123,14 @@ class Bench:
 
     def one(self, name: DID) -> Delivery:
         """What is on its way, found without a note that somebody looked."""
-        return self.keeper._deliveries[MY, name]
+        return self.keeper.board._deliveries[MY, name]
 
     def states(self) -> dict[str, str]:
-        return {facts["did"]: facts["state"] for facts in self.keeper.transfers()}
+        return {facts["did"]: facts["state"] for facts in self.keeper.board.transfers()}
 
     def told(self) -> list[str]:
         """The events by name."""
-        lines = self.keeper.events.read(0, 1 << 30).decode().splitlines()
+        lines = self.keeper.board.events.read(0, 1 << 30).decode().splitlines()
         return [line.split('"event": "')[1].split('"')[0] for line in lines]
 
 

@@ -66,9 +66,9 @@ def make_desk(make: Make, tmp_path: Path, nursery: trio.Nursery) -> MakeDesk:
         bench = make()
         cache = CachedCatalogue(bench.lake, CacheConfig(), nursery)
         # As in a mount: what arrives makes the catalogue ask again.
-        bench.keeper._on_arrival = lambda one: cache.forget_replicas(one.did)
+        bench.keeper.board.on_arrival = lambda one: cache.forget_replicas(one.did)
         bench.rules.pfn = lambda did: (tmp_path / did.name).as_uri()
-        using = Using(bench.rules, bench.keeper.finder, TERMS, bench.keeper.events)
+        using = Using(bench.rules, bench.keeper.finder, TERMS, bench.keeper.board.events)
         opener = Opener(
             cache,
             Site.of("site", "COLO", {}, (PurePosixPath(tmp_path),)),

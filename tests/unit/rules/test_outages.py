@@ -57,7 +57,7 @@ async def test_a_wait_through_an_outage_ends_too(clock: MockClock, bench: Bench)
     await trio.sleep(60)
     assert bench.rules.calls.total() <= calls + 1, "nobody waits, so nobody tries"
     assert bench.states() == {}
-    assert isinstance(bench.keeper.refusal(MY, did("s:f")), Unreachable)
+    assert isinstance(bench.keeper.board.refusal(MY, did("s:f")), Unreachable)
 
 
 async def test_who_does_not_wait_tries_once(clock: MockClock, bench: Bench) -> None:
@@ -67,7 +67,7 @@ async def test_who_does_not_wait_tries_once(clock: MockClock, bench: Bench) -> N
         await bench.open(file, wait=0)
     await trio.sleep(60)
     assert bench.rules.calls == {"states_at": 1}
-    assert isinstance(bench.keeper.refusal(MY, file), Unreachable)
+    assert isinstance(bench.keeper.board.refusal(MY, file), Unreachable)
 
 
 async def test_an_outage_is_asked_less_and_less(clock: MockClock, bench: Bench) -> None:

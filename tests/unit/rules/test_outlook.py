@@ -172,15 +172,15 @@ async def test_when_it_will_be_here(clock: MockClock, bench: Bench) -> None:
     first, second = bench.files(2)
     bench.start(first)
     await trio.sleep(20)
-    assert bench.keeper.eta(bench.one(first)) is None, "nothing tells yet"
+    assert bench.keeper.board.eta(bench.one(first)) is None, "nothing tells yet"
     bench.rules.arrive(first)
     await trio.sleep(3)
     bench.start(second)
     await trio.sleep(5)
-    eta = bench.keeper.eta(bench.one(second))
+    eta = bench.keeper.board.eta(bench.one(second))
     assert eta == pytest.approx(16, abs=3)
     await trio.sleep(60)
-    assert bench.keeper.eta(bench.one(second)) is None, "it takes longer, who knows how long"
+    assert bench.keeper.board.eta(bench.one(second)) is None, "it takes longer, who knows how long"
 
     files = bench.files(10, "s:d.")
     group = bench.lake.dataset("s:d", *files)
@@ -189,7 +189,7 @@ async def test_when_it_will_be_here(clock: MockClock, bench: Bench) -> None:
     bench.rules.arrive(*files[:5])
     await trio.sleep(40)
     assert bench.keeper.delivery(MY, group) is not None
-    eta = bench.keeper.eta(bench.one(group))
+    eta = bench.keeper.board.eta(bench.one(group))
     assert eta is not None
     assert 60 <= eta <= 140
 
@@ -314,7 +314,7 @@ async def test_transfers_tell_who_waits(clock: MockClock, bench: Bench) -> None:
     await trio.sleep(2)
     bench.start(second)
     await trio.sleep(2)
-    told = bench.keeper.transfers()
+    told = bench.keeper.board.transfers()
     assert [(one["did"], one["waiting"], one["uids"]) for one in told] == [
         (str(first), 2, [1000]),
         (str(second), 1, [1000]),

@@ -37,7 +37,7 @@ async def test_a_stuck_file_is_told_to_all_who_wait(clock: MockClock, bench: Ben
     for part in ("s:f", bench.rules.ids()[0], "TRANSFER [70] no route", "failed 4 times"):
         assert part in str(opens.errors[0])
     assert len({id(error) for error in opens.errors}) == 10, "each has its own traceback"
-    (problem,) = bench.keeper.events.problems()
+    (problem,) = bench.keeper.board.events.problems()
     assert (problem["did"], problem["state"]) == ("s:f", "STUCK")
     assert problem["error"] == str(opens.errors[0])
 
@@ -223,7 +223,7 @@ async def test_a_rule_that_is_denied(make: Make, clock: MockClock) -> None:
     bench.rules.deny(bench.rules.ids()[0])
     await trio.sleep(70)
     assert bench.states() == {}
-    assert isinstance(bench.keeper.refusal(MY, file), RuleGone)
+    assert isinstance(bench.keeper.board.refusal(MY, file), RuleGone)
     with pytest.raises(NeedsApproval):
         await bench.open(file)
     assert len(bench.rules.ids(file)) == 1, "the next open asks again"
@@ -375,7 +375,7 @@ async def test_events_tell_the_story(clock: MockClock, bench: Bench) -> None:
     await trio.sleep(5)
     assert opens.here == [file]
     assert bench.told() == ["requested", "stuck", "boosted", "replicating", "available"]
-    lines = bench.keeper.events.read(0, 1 << 20).decode().splitlines()
+    lines = bench.keeper.board.events.read(0, 1 << 20).decode().splitlines()
     told = [json.loads(line) for line in lines]
     assert {line["did"] for line in told} == {"s:f"}
     assert {line["rule_id"] for line in told} == {bench.rules.ids()[0]}

@@ -140,12 +140,12 @@ async def test_a_refusal_is_told_at_once_and_remembered(clock: MockClock, bench:
     with pytest.raises(QuotaExceeded, match=r"s:f.*quota"):
         await bench.open(file)
     assert trio.current_time() == 0
-    assert isinstance(bench.keeper.refusal(MY, file), QuotaExceeded)
+    assert isinstance(bench.keeper.board.refusal(MY, file), QuotaExceeded)
     assert bench.states() == {}
     bench.rules.quota = None
     bench.start(file)
     await trio.sleep(1)
-    assert bench.keeper.refusal(MY, file) is None
+    assert bench.keeper.board.refusal(MY, file) is None
     assert len(bench.rules.ids(file)) == 1
 
 
