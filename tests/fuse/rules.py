@@ -174,7 +174,8 @@ class Bringer:
         assert text is not None
         assert did in text
         assert "\n" not in text
-        assert self.xattr("state", did) == state
+        # The replica that a lost rule leaves is COPYING for a moment more.
+        eventually(lambda: self.xattr("state", did), lambda seen: seen == state)
         problem = self.problems(did)[0]
         assert problem["error"] == text
         assert problem["state"] == state
