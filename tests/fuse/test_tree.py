@@ -132,7 +132,7 @@ def test_allow_and_deny_choose_the_scopes(mounter: Mounter) -> None:
 
 def test_a_scope_lists_what_has_no_parent_in_it(mount: Mount) -> None:
     # sky:notes.txt is a member of a dataset, but of another scope's.
-    assert mount.ls("sky") == ["README.txt", "best-of", "notes.txt", "survey"]
+    assert mount.ls("sky") == ["README.txt", "archive", "best-of", "notes.txt", "survey"]
     assert mount.ls("user.bob") == ["shared"]
 
 
