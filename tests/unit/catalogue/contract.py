@@ -43,7 +43,7 @@ class CatalogueContract:
     async def test_scope_shows_what_has_no_parent(self, catalogue: Catalogue) -> None:
         listing = await catalogue.scope_content(MY, "sky")
         # sky:notes.txt is in a dataset of another scope, which does not count for Rucio.
-        top = {"sky:README.txt", "sky:notes.txt", "sky:survey", "sky:best-of"}
+        top = {"sky:README.txt", "sky:archive", "sky:notes.txt", "sky:survey", "sky:best-of"}
         assert _names(listing) == _dids(sorted(top))
         by_name = {member.did: member for member in listing.members}
         assert by_name[SURVEY].type is DIDType.CONTAINER
