@@ -44,6 +44,7 @@ class FakeMount:
         self.looks: list[tuple[float, str]] = []
         self.hangs = False
         self.is_dead = False
+        self.is_private = False
         self._plan: list[tuple[float, Callable[[], None]]] = []
 
     def add(self, name: str, **more: Any) -> FakeEntry:
@@ -142,6 +143,8 @@ class FakeMount:
     def _check(self) -> None:
         if self.is_dead:
             raise _error(errno.ENOTCONN)
+        if self.is_private:
+            raise _error(errno.EACCES)
 
 
 class FakeClock:

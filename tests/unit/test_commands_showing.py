@@ -213,6 +213,17 @@ def test_one_screen_about_a_mount(mount: FakeMount, capsys: pytest.CaptureFixtur
     assert lines[-1] == "  … and 2 older ones"
 
 
+def test_nothing_is_cut_where_stdout_is_no_terminal(
+    mount: FakeMount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    did = "s:" + "long-" * 40
+    mount.files[f"{TOP}/.rucio/transfers"] = json.dumps([progress(did=did)]).encode()
+    status.of_mounts(
+        as_json=False, mountpoints=lambda: [TOP], make_asker=lambda _: FakeAsker(mount)
+    )
+    assert f"  {did} " in capsys.readouterr().out
+
+
 def test_rucio_away(mount: FakeMount, capsys: pytest.CaptureFixture[str]) -> None:
     rucio = {"state": "unreachable", "trouble": "refused", "trouble_since": "2020-01-01T00:00:00Z"}
     away = STATUS | {"rucio": {"host": "https://rucio", "account": "alice"} | rucio}
@@ -228,7 +239,14 @@ def test_mounts_that_hang_or_died_do_not_hide_the_others(
 ) -> None:
     dead = FakeMount()
     dead.is_dead = True
-    askers = {TOP: FakeAsker(mount), "/dead": FakeAsker(dead), "/hangs": _Hanging(mount)}
+    private = FakeMount()  # another user's
+    private.is_private = True
+    askers = {
+        TOP: FakeAsker(mount),
+        "/dead": FakeAsker(dead),
+        "/hangs": _Hanging(mount),
+        "/private": FakeAsker(private),
+    }
     code = status.of_mounts(
         as_json=True, mountpoints=lambda: list(askers), make_asker=askers.__getitem__, alive=0.01
     )

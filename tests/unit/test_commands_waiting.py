@@ -145,14 +145,19 @@ def test_a_dataset_that_gets_stuck_is_waited_for_while_files_move(
     assert errors(capsys) == ["d: 9 of 10 files are here, 1 stuck: no source"]
 
 
-def test_an_event_about_a_directory_is_only_a_reason_to_look(mount: FakeMount) -> None:
-    mount.add("d", is_dir=True)
+def test_an_event_about_a_directory_is_only_a_reason_to_look(
+    mount: FakeMount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = mount.add("d", is_dir=True)
     mount.at(3, lambda: mount.tell("d", "STUCK", error="E1"))
     mount.at(3, lambda: mount.show("d", files_here=5, files_stuck=2))
     mount.at(9, lambda: mount.tell("d", "AVAILABLE"))
     mount.at(9, lambda: mount.show("d", files_here=10, bytes_here=10_000))
-    assert get(mount, "d") == 0
-    assert mount.time >= 9
+    mount.at(8, lambda: setattr(entry, "look_fails", errno.EREMOTEIO))
+    mount.at(15, lambda: setattr(entry, "look_fails", None))
+    assert get(mount, "d", as_json=True) == 0
+    assert mount.time >= 15
+    assert json.loads(capsys.readouterr().out)[0]["files_here"] == 10
 
 
 @pytest.mark.parametrize("state", ["SUSPENDED", "WAITING_APPROVAL"])
