@@ -122,11 +122,15 @@ def states_at(row: Row) -> tuple[DID, dict[str, str]]:
     return DID(row["scope"], row["name"]), dict(row.get("states") or {})
 
 
-def time_ns(text: str) -> int:
+def time_ns(text: Any) -> int:
     """``Fri, 20 Nov 2026 10:47:45 UTC`` (or ISO 8601, taken as UTC) in ns since the epoch.
 
     By hand, because strptime follows the locale and takes 8 µs of a row's 12.
+
+    Raises: TypeError, ValueError
     """
+    if not isinstance(text, str):
+        raise TypeError("not a time")
     if text.endswith(" UTC"):
         _, day, month, year, clock, _ = text.split()
         hour, minute, second = clock.split(":")
