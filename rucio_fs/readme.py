@@ -15,13 +15,17 @@ name, also one that the listing leaves out.
     cp -r SCOPE/CONTAINER ~/                   copy, keeping the containers as directories
     getfattr -d SCOPE/DATASET/FILE             all that Rucio knows of a file, and where it is
     getfattr -n user.rucio.error SCOPE/.../F   why a file cannot be read now
-    rucio-fs get -r SCOPE/DATASET              have it all brought to this site, with a progress bar
-    tail -f .rucio/events                      what is being brought, as it happens
-    cat .rucio/status                          is Rucio there, what is cached (JSON)
+{bringing}    cat .rucio/status                          is Rucio there, what is cached (JSON)
 
 {site}
 What is listed is remembered for a while. To have Rucio asked again: rucio-fs refresh PATH.
 When something is slow or fails, look at .rucio/status first: "rucio": "state".
+"""
+
+_BRINGING = """\
+    rucio-fs get -r SCOPE/DATASET              have it all brought to this site
+    rucio-fs status                            what is on its way, and what went wrong
+    tail -f .rucio/events                      the same, as it happens
 """
 
 
@@ -36,4 +40,4 @@ def text(host: str, site: Site, *, brings: bool) -> str:
         here = f"Files at this site ({site.rse or site.name}) are read from its storage directly."
     else:
         here = "No site is configured (site.name, site.rse): no file can be read locally."
-    return _TEXT.format(host=host, site=here)
+    return _TEXT.format(host=host, site=here, bringing=_BRINGING if brings else "")

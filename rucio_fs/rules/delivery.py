@@ -34,8 +34,8 @@ class Delivery:
     words on what failed.  *error* says why it does not come as things
     stand.  *lifetime* (s) is that of whoever asked for another than the configured one.
     *files* and *bytes* are totals, of collections only once they are known.  *interest_at*
-    (trio's clock) is when somebody last asked how far it is.  *is_requested*: somebody wants to
-    know its rule, and does not wait for the data.
+    (trio's clock) is when somebody last asked how far it is, *seen_at* when its rule was there.
+    *is_requested*: somebody wants to know its rule, and does not wait for the data.
     """
 
     who: Identity
@@ -57,6 +57,7 @@ class Delivery:
     since: float = field(default_factory=time.time)
     began_at: float = field(default_factory=trio.current_time)
     looked_at: float = float("-inf")
+    seen_at: float = field(default_factory=trio.current_time)
     counted_at: float = float("-inf")
     interest_at: float = float("-inf")
     is_odd: bool = False

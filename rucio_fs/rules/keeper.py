@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -18,6 +19,7 @@ from rucio_fs.errors import (
     Denied,
     NotYetHere,
     RucioFsError,
+    RuleGone,
     Stuck,
     TooManyWaiting,
     Unreachable,
@@ -115,7 +117,17 @@ class RuleKeeper:
             self._guard.check_pace(caller, did)
             delivery = self._dispatcher.start(who, did, DIDType.FILE, through=through)
         if wait > 0:
-            await self._wait(delivery, caller, wait)
+            began = trio.current_time()
+            try:
+                await self._wait(delivery, caller, wait)
+            except RuleGone:
+                if delivery.seen_at >= began or self._is_ending:
+                    raise
+                # It was gone before this open came, and nobody had noticed.
+                delivery = self.board.get(who, did) or self._dispatcher.start(
+                    who, did, DIDType.FILE, through=through
+                )
+                await self._wait(delivery, caller, began + wait - trio.current_time())
             return
         delivery.interest_at = trio.current_time()  # who does not wait comes again
         self._watcher.hurry()
@@ -219,11 +231,13 @@ class RuleKeeper:
             if rule.did == did and self.finder.is_ours(rule)
         ]
         for rule in ours:
-            try:
-                await self._rules.set_lifetime(who, rule.id, 0)
-            except Denied:
-                # Who may not change a rule may still delete it, which takes an hour to count.
-                await self._rules.delete_rule(who, rule.id)
+            # One that is gone by now was what was wanted.
+            with suppress(RuleGone):
+                try:
+                    await self._rules.set_lifetime(who, rule.id, 0)
+                except Denied:
+                    # Who may not change a rule may still delete it, which takes an hour to count.
+                    await self._rules.delete_rule(who, rule.id)
             self.board.events.note("released", did, rule_id=rule.id)
         delivery = self.board.get(who, did)
         if ours and delivery is not None and not delivery.is_over:

@@ -152,6 +152,7 @@ class Watcher:
     def _take(self, delivery: Delivery, rule: Rule) -> None:
         is_first = delivery.rule_id is None
         delivery.rule, delivery.rule_id = rule, rule.id
+        delivery.seen_at = trio.current_time()
         if delivery.is_file:
             states = self._states.get(delivery, {verdicts.COPYING: verdicts.COPYING})
             self.settle(delivery, verdicts.of_file(delivery.did, states, rule))
@@ -240,6 +241,7 @@ class Watcher:
             self.settle(delivery, HERE)
             return
         if not delivery.is_odd:
+            delivery.seen_at = trio.current_time()
             self._odd_rounds.pop(delivery, None)
             if delivery.state is State.STUCK:
                 delivery.looked_at = float("-inf")  # Rucio tries again, or its rule says otherwise

@@ -56,6 +56,8 @@ class CallLog:
     def _kinds(self, text: str) -> Iterator[str]:
         for line in text.splitlines():
             parsed = _LINE.match(line)
-            if parsed is not None and parsed["agent"].startswith("rucio-fs/"):
+            if parsed is None or "POST /traces/" in parsed["request"]:
+                continue  # traces are sent some time later
+            if parsed["agent"].startswith("rucio-fs/"):
                 kinds = (kind for kind, path in _KINDS.items() if path.match(parsed["request"]))
                 yield next(kinds, parsed["request"])

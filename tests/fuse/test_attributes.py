@@ -233,6 +233,7 @@ def test_attributes_of_a_local_file_are_rucio_s(lake: Lake, mount: Mount, rest: 
         "account": "root",
         "created_at": _iso(rest, did, "created_at"),
         "state": "AVAILABLE",
+        "locality": "LOCAL",
         "replicas": "COLO=AVAILABLE,REM1=AVAILABLE",
         "source": "COLO",
         "local_path": str(path),
