@@ -20,6 +20,8 @@ from rucio_fs.errors import Interrupted
 INTERVAL = 0.25
 """Seconds between two looks; also how long a request waits before it is looked at."""
 
+_AT_ONCE = 16  # looks of 40 us each before others have their turn: hundreds may wait
+
 # Signals that mean "stop waiting".  Others (SIGCHLD, SIGWINCH, a profiler's timer) come all the
 # time and would make long waits fail for no reason.
 _ENDING = sum(
@@ -70,9 +72,11 @@ class Interrupts:
         while True:
             await trio.sleep(INTERVAL)
             latest = trio.current_time() - INTERVAL
-            for scope, (tid, since) in list(self._waiting.items()):
+            for number, (scope, (tid, since)) in enumerate(list(self._waiting.items())):
                 if since <= latest and is_told_to_stop(tid):
                     scope.cancel()
+                if number % _AT_ONCE == _AT_ONCE - 1:
+                    await trio.lowlevel.checkpoint()
 
 
 def is_told_to_stop(tid: int) -> bool:

@@ -48,6 +48,10 @@ class Board:
         self._deliveries[delivery.who, delivery.did] = delivery
         self._refusals.pop((delivery.who, delivery.did), None)
 
+    def drop(self, delivery: Delivery) -> None:
+        if self._deliveries.get((delivery.who, delivery.did)) is delivery:
+            del self._deliveries[delivery.who, delivery.did]
+
     def all(self) -> Sequence[Delivery]:
         """The oldest first."""
         return sorted(self._deliveries.values(), key=lambda one: one.since)
@@ -85,8 +89,7 @@ class Board:
         key = (delivery.who, delivery.did)
         state, error = delivery.state, delivery.error
         if delivery.is_over:
-            if self._deliveries.get(key) is delivery:
-                del self._deliveries[key]
+            self.drop(delivery)
             if error is not None:
                 self._refusals[key] = error
         if state is State.AVAILABLE:

@@ -70,6 +70,7 @@ class RuleKeeper:
             terms.rse_expression,
             Pace(config.poll, config.slowest_poll),
             self.board.changed,
+            self.board.drop,
         )
         self._dispatcher = Dispatcher(
             Maker(rules, self.finder, terms), self._watcher, self.board, config, nursery

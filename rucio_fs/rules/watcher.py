@@ -28,13 +28,15 @@ log = logging.getLogger(__name__)
 _LOOK_AGAIN = 5.0  # s after which the rule of what seems to be on its way is read again
 _INTEREST = 15.0  # s for which a question how far something is counts as waiting for it
 _SHARE_WAITED_FOR, _SHARE_ODD = 8, 2  # looks at a rule, to one at any other
+_ABANDONED = 3600.0  # s after which what has failed is not looked at any more
 _SURELY_ODD = 3  # rounds in which a replica was UNAVAILABLE before its rule is not waited for
 
 
 class Watcher:
     """Knows how everything on its way stands.  One instance and one `run` task a mount.
 
-    *on_change* is called with a delivery whenever its state or error has changed.
+    *on_change* is called with a delivery whenever its state or error has changed, *on_abandon* when
+    it is not watched any more though nothing has become of it.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class Watcher:
         rse_expression: str,
         pace: Pace,
         on_change: Callable[[Delivery], None],
+        on_abandon: Callable[[Delivery], None],
     ) -> None:
         self._rules = rules
         self._finder = finder
         self._rse_expression = rse_expression
         self._pace = pace
         self._on_change = on_change
+        self._on_abandon = on_abandon
         self._watched: set[Delivery] = set()
         self._states: dict[Delivery, Mapping[str, str]] = {}
         self._odd_rounds: dict[Delivery, int] = defaultdict(int)
@@ -209,6 +213,7 @@ class Watcher:
 
     async def _round(self) -> int:
         calls = 0
+        self._abandon()
         for who, files in self._files():
             states = await self._rules.states_at(who, list(files), self._rse_expression)
             calls += 1
@@ -221,6 +226,15 @@ class Watcher:
         if doubtful is not None:
             calls += await self.look(doubtful)
         return calls
+
+    def _abandon(self) -> None:
+        """Let go of what has failed and nobody has asked about for long; its rule stays."""
+        long_ago = trio.current_time() - _ABANDONED
+        for one in list(self._watched):
+            is_asked_for = one.waiting or max(one.began_at, one.interest_at) > long_ago
+            if one.error is not None and not is_asked_for:
+                self.forget(one)
+                self._on_abandon(one)
 
     def _files(self) -> Iterator[tuple[Identity, dict[DID, Delivery]]]:
         by_asker: dict[Identity, list[Delivery]] = defaultdict(list)

@@ -64,6 +64,21 @@ async def test_the_next_open_looks_again_and_has_it_tried_again(
     assert bench.told().count("boosted") == 2
 
 
+async def test_what_has_failed_is_not_looked_at_for_ever(clock: MockClock, bench: Bench) -> None:
+    stuck, moving = bench.files(2)
+    await _opened(bench, stuck, moving)
+    bench.rules.fail(stuck)
+    await trio.sleep(3500)
+    assert bench.states() == {str(stuck): "STUCK", str(moving): "REPLICATING"}
+    await trio.sleep(300)
+    assert bench.states() == {str(moving): "REPLICATING"}
+    (rule_id,) = bench.rules.ids(stuck)
+    opens = bench.start(stuck)
+    await trio.sleep(5)
+    assert opens.kinds() == {Stuck}, "its rule is found again"
+    assert bench.rules.ids(stuck) == [rule_id]
+
+
 async def test_an_open_after_rucio_has_repaired_it_waits(clock: MockClock, bench: Bench) -> None:
     file = bench.file()
     await _opened(bench, file)
