@@ -74,6 +74,17 @@ async def test_what_comes_while_calls_run_is_gathered(server: Server) -> None:
     assert sorted(key for keys in server.asked for key in keys) == list(range(1, 30))
 
 
+async def test_so_many_calls_at_once_and_no_more(server: Server) -> None:
+    server.gate.set()
+    for key in range(10):
+        await server.ask(key)
+    server.gate = trio.Event()
+    await server.ask(10)
+    await server.ask(11)
+    await server.ask(12)
+    assert server.asked[-2:] == [[10], [11]]
+
+
 async def test_the_same_key_is_asked_once(server: Server) -> None:
     await server.ask(1)
     await server.ask(2)

@@ -115,6 +115,19 @@ async def test_one_of_five_hundred_is_a_duplicate(
     assert rules.calls["add_rules"] <= 2 * 9 + 1
 
 
+async def test_what_came_on_its_way_meanwhile_leaves_the_others(
+    clock: MockClock, lake: FakeCatalogue, rules: FakeRules, maker: Maker
+) -> None:
+    """Another mount was quicker with some of a batch."""
+    files = files_at_rem1(lake, 6)
+    for file in files[:2]:
+        rules.add(file)
+    results = await maker._make(MY, files, TERMS)
+    assert _made(dict(results)) == set(files[2:])
+    assert [results[file] for file in files[:2]] == [Begun()] * 2
+    assert rules.calls["add_rules"] == 2
+
+
 async def test_a_file_that_is_gone_takes_nothing_from_the_others(
     lake: FakeCatalogue, rules: FakeRules, maker: Maker
 ) -> None:

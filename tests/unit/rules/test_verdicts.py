@@ -98,7 +98,7 @@ def test_why_is_told_if_rucio_tells() -> None:
 
 @pytest.mark.parametrize(
     ("expires_in", "kind"),
-    [(None, RuleGone), (3600, RuleGone), (6, RuleGone), (4, RuleExpired), (-10, RuleExpired)],
+    [(None, RuleGone), (3600, RuleGone), (6, RuleGone), (5, RuleExpired), (-10, RuleExpired)],
 )
 def test_a_lost_rule_was_deleted_or_has_expired(
     expires_in: float | None, kind: type[RuleGone]
@@ -110,3 +110,12 @@ def test_a_lost_rule_was_deleted_or_has_expired(
     assert type(error) is kind
     for part in ("s:f", "r1", "opening it again"):
         assert part in str(error)
+
+
+def test_a_lost_rule_that_waited_for_approval_was_denied() -> None:
+    waited = verdicts.of_lost_rule(FILE, "r1", None, 10**18, was_waiting=True)
+    assert type(waited.error) is RuleGone
+    assert "denied" in str(waited.error)
+    moved = verdicts.of_lost_rule(FILE, "r1", None, 10**18)
+    assert "denied" not in str(moved.error)
+    assert "deleted" in str(moved.error)
