@@ -133,6 +133,22 @@ def test_cat_brings_a_file_that_is_elsewhere(
     assert mount.xattr("state", *did.split(":", 1)) == "AVAILABLE"
 
 
+def test_rucio_is_told_what_was_read(
+    start: Start, lake: Lake, lab: RuleLab, scope: str, mounter: Mounter
+) -> None:
+    (did,) = lab.files(scope, prefix="traced", dataset="traced")
+    name = did.partition(":")[2]
+    quiet, telling = mounter(**REPLICATE, rules__traces="no"), mounter(**REPLICATE)
+    for mount in (quiet, telling):
+        assert end(start("cat", mount.path / scope / "traced" / name))[0] == 0
+    (trace,) = eventually(
+        lambda: [trace for trace in lake.traces() if trace.get("filename") == name], bool
+    )
+    assert (trace["scope"], trace["dataset"]) == (scope, "traced")
+    assert (trace["eventType"], trace["clientState"]) == ("get", "DONE")
+    assert (trace["account"], trace["remoteSite"]) == ("root", "COLO")
+
+
 def test_a_hundred_opens_of_one_file_are_one_rule(
     start: Start, lab: RuleLab, scope: str, mount: Mount, stalled: FtsControl
 ) -> None:
