@@ -151,6 +151,11 @@ def test_every_combination(colo: str, rse: str | None, brings: bool, recalls: bo
         assert (type(decision), _named(decision)) == expected
 
 
+def test_nothing_is_done_that_nobody_asked_for() -> None:
+    assert Policy() == Policy(brings=False, recalls=False)
+    assert decide(file(wan("FAR")), HERE) == Elsewhere(("FAR",))
+
+
 def test_disks_are_named_before_tapes() -> None:
     """A tape is no place to copy from while a disk has it."""
     where = file(Replica("TAPE", "davs://tape/f", is_tape=True), wan("FAR"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,11 @@ async def test_a_did_that_rucio_does_not_know(rucio: FakeCatalogue, opener: Open
 
 
 async def test_what_to_do_is_said(rucio: FakeCatalogue, opener: Opener) -> None:
+    with pytest.raises(NoReplica, match=r"s:f has no available replica \(none at all"):
+        await opener.open(MY, F)
+    rucio.replica(F, "LOST", state="BAD")
+    with pytest.raises(NoReplica, match=r"s:f has no available replica \(LOST BAD\)"):
+        await opener.open(MY, F)
     rucio.replica(F, "FAR", "https://far/f")
     with pytest.raises(NotYetHere, match=r"s:f has no replica at this site \(COLO\).*FAR.*rule"):
         await opener.open(MY, F)
@@ -158,6 +164,14 @@ async def test_a_prospect_is_what_open_would_find(
     prospect = await opener.prospect(MY, F)
     assert prospect.error is None
     assert prospect.file.size == len(DATA)
+
+
+async def test_nothing_stays_open(rucio: FakeCatalogue, opener: Opener, tmp_path: Path) -> None:
+    copy(rucio, tmp_path / "f")
+    before = os.listdir("/proc/self/fd")
+    await content(opener)
+    await opener.prospect(MY, F)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 async def test_a_prospect_is_no_old_answer(rucio: FakeCatalogue, opener: Opener) -> None:

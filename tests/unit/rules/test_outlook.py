@@ -6,11 +6,12 @@ import json
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from rucio_fs.config import CacheConfig
 from rucio_fs.did import DID, DIDType, RuleState
-from rucio_fs.errors import Refused, Stuck
+from rucio_fs.errors import Refused, Stuck, Unreachable
 from rucio_fs.rules.delivery import State
 from rucio_fs.rules.events import PROBLEMS, Events
 from rucio_fs.rules.finding import Finder
@@ -145,6 +146,31 @@ async def test_how_a_collection_stands(clock: MockClock, looks: Looks) -> None:
     assert (await looks.of(group)).state is State.STUCK
 
 
+async def test_a_collection_of_one_file(clock: MockClock, looks: Looks) -> None:
+    file = looks.bench.file()
+    group = looks.rules.lake.dataset("s:d", file)
+    looks.rules.arrive(file)
+    assert (await looks.of(group)).state is State.AVAILABLE
+
+
+async def test_the_end_of_the_mount_ends_looks(clock: MockClock, looks: Looks) -> None:
+    file = looks.bench.file()
+    looks.rules.blocked = trio.Event()
+    errors: list[Exception] = []
+
+    async def look() -> None:
+        try:
+            await looks.of(file)
+        except Unreachable as exc:
+            errors.append(exc)
+
+    looks.bench.nursery.start_soon(look)
+    await trio.sleep(1)
+    looks.outlooks.stop()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(errors) == 1
+
+
 async def test_an_empty_collection_is_not_here(clock: MockClock, looks: Looks) -> None:
     group = looks.rules.lake.dataset("s:d")
     assert (await looks.of(group)).state is State.NOT_AVAILABLE
@@ -165,6 +191,11 @@ async def test_progress_of_what_comes_and_of_what_does_not(clock: MockClock, loo
         MY, files[0], DIDType.FILE, 1000, await looks.of(files[0])
     )
     assert (facts["state"], facts["files_here"], facts["bytes_here"]) == ("AVAILABLE", 1, 1000)
+    assert (facts["files"], facts["bytes"]) == (1, 1000)
+    facts = await looks.outlooks.progress(
+        MY, files[1], DIDType.FILE, 1000, await looks.of(files[1])
+    )
+    assert (facts["state"], facts["files_here"], facts["bytes_here"]) == ("REPLICATING", 0, 0)
 
 
 async def test_when_it_will_be_here(clock: MockClock, bench: Bench) -> None:
@@ -186,6 +217,8 @@ async def test_when_it_will_be_here(clock: MockClock, bench: Bench) -> None:
     group = bench.lake.dataset("s:d", *files)
     await bench.get(group, DIDType.DATASET)
     await trio.sleep(60)
+    assert bench.one(group).bytes
+    assert bench.keeper.board.eta(bench.one(group)) is None, "nothing has come yet"
     bench.rules.arrive(*files[:5])
     await trio.sleep(40)
     assert bench.keeper.delivery(MY, group) is not None
@@ -291,6 +324,17 @@ def test_events_begin_anew_when_there_are_too_many(clock: MockClock) -> None:
         assert events.read(2, 3) == events.read(0, 1000)[2:5]
 
     trio.run(fill, clock=clock)
+
+
+async def test_a_line_is_for_people_too(clock: MockClock) -> None:
+    events = Events()
+    begin_ns = events.changed_ns
+    await trio.sleep(1.5)
+    events.note("available", did("s:Größe"))
+    assert events.read(0, 1000).decode() == (
+        '{"time": "2026-01-01T00:00:01.500Z", "event": "available", "did": "s:Größe"}\n'
+    )
+    assert events.changed_ns - begin_ns == 1_500_000_000, "tail -f sees that there is more"
 
 
 async def test_problems_are_the_newest_each_once(clock: MockClock) -> None:

@@ -69,6 +69,7 @@ async def test_a_rule_lasts_as_long_as_its_file_is_open(clock: MockClock, bench:
     assert bench.rules.ids() == [rule_id]
     # At about half of its time: 20 to 40 times in ten lifetimes would be often.
     assert 10 <= bench.rules.calls["set_lifetime"] <= 21
+    assert b'"extended"' in bench.events.read(0, 1000)
 
 
 async def test_a_file_that_is_closed_early_costs_nothing(clock: MockClock, bench: Bench) -> None:
@@ -204,6 +205,35 @@ async def test_one_trouble_is_not_the_others(
     ids = [rule_id for file in files[1:] for rule_id in bench.rules.ids(file)]
     assert len(ids) == 19
     assert all(bench.left(rule_id) > LIFETIME / 2 for rule_id in ids)
+
+
+async def test_what_is_closed_while_others_are_looked_at(
+    clock: MockClock, lake: FakeCatalogue, bench: Bench
+) -> None:
+    bench.add()
+    bench.hold()
+    others = files_at_rem1(lake, 20)
+    for other in others:
+        bench.rules.add(other, comment=TERMS.comment, lifetime=LIFETIME)
+        bench.hold(other)
+    bench.rules.delay = 2.0
+    await trio.sleep(LIFETIME / 4 + 1)
+    for other in others:
+        bench.using.drop(MY, other)
+    await trio.sleep(LIFETIME / 4 - 2)
+    assert bench.rules.calls["rules_of"] == 1
+
+
+async def test_long_lifetimes_are_looked_at_every_hour(
+    clock: MockClock, lake: FakeCatalogue, rules: FakeRules, nursery: trio.Nursery
+) -> None:
+    """Somebody else's rule may end long before ours would."""
+    bench = Bench(lake, rules, TERMS)
+    nursery.start_soon(bench.using.run)
+    theirs = bench.add(lifetime=5400, comment="by hand", account="alice")
+    bench.hold()
+    await trio.sleep(5000)
+    assert len({*rules.ids()} - {theirs}) == 1
 
 
 async def test_rules_for_ever_need_nobody(
