@@ -67,7 +67,8 @@ class Target:
         """Take over how far it is."""
         self.progress = progress
         self.did = progress.did or self.did
-        self.samples.append((now, progress.bytes_here))
+        if progress.bytes is not None:  # else what is here is not counted yet, and is no news then
+            self.samples.append((now, progress.bytes_here))
         self.finish(decide(progress), now)
 
     def hear(self, event: Mapping[str, Any], now: float) -> None:

@@ -57,6 +57,17 @@ def test_a_dataset_has_a_bar_files_bytes_rate_and_remaining_time() -> None:
     assert line.endswith("50/100 files 2.0 MB/4.0 MB 200 kB/s 0:00:10 left REPLICATING")
 
 
+def test_what_was_here_before_counts_for_no_rate() -> None:
+    """The mount tells how much is here once it has counted."""
+    one = Target("d", is_dir=True)
+    one.take(Progress("REPLICATING"), 0.0)
+    one.take(Progress("REPLICATING", files=4, files_here=1, bytes=400, bytes_here=100), 2.0)
+    one.take(Progress("REPLICATING", files=4, files_here=1, bytes=400, bytes_here=100), 4.0)
+    assert (one.rate(), one.remaining()) == (0.0, None)
+    one.take(Progress("REPLICATING", files=4, files_here=2, bytes=400, bytes_here=200), 12.0)
+    assert (one.rate(), one.remaining()) == (10.0, 20.0)
+
+
 def test_the_mount_s_own_estimate_comes_first() -> None:
     (line,) = drawn([target("d", eta=3700, files_stuck=2)], 5.0)
     assert "0/10 files 2 stuck" in line

@@ -227,6 +227,22 @@ async def test_when_it_will_be_here(clock: MockClock, bench: Bench) -> None:
     assert 60 <= eta <= 140
 
 
+async def test_what_datasets_took_says_nothing_of_files(clock: MockClock, bench: Bench) -> None:
+    group = bench.lake.dataset("s:d", *bench.files(3, "s:d."))
+    await bench.get(group, DIDType.DATASET)
+    await trio.sleep(300)
+    bench.rules.arrive(group)
+    here = bench.file("s:here")
+    bench.rules.arrive(here)
+    await bench.open(here)  # which took no time at all, for nobody brought it
+    await trio.sleep(60)
+    assert group in bench.arrived
+    file = bench.file()
+    bench.start(file)
+    await trio.sleep(5)
+    assert bench.keeper.board.eta(bench.one(file)) is None
+
+
 # --- finding -------------------------------------------------------------------------------------
 
 
@@ -363,5 +379,6 @@ async def test_transfers_tell_who_waits(clock: MockClock, bench: Bench) -> None:
         (str(first), 2, [1000]),
         (str(second), 1, [1000]),
     ]
+    assert {one["files"] for one in told} == {1}
     assert told[0]["rule_id"] == bench.rules.ids(first)[0]
     assert bench.keeper.status() == {"on_their_way": 2, "waiting": 3, "problems": 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 
 import pytest
@@ -369,6 +370,21 @@ async def test_opens_of_what_is_stuck_and_then_lost_are_one_rule(
     bench.rules.arrive(file)
     await trio.sleep(10)
     assert (first.here, second.here) == ([file], [file])
+
+
+async def test_whoever_waited_has_it_logged_once(
+    clock: MockClock, bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the open that fails; what nobody waits for is logged here."""
+    waited, alone = bench.files(2)
+    opens = await _opened(bench, waited)
+    await bench.get(alone)
+    bench.rules.fail(waited, alone)
+    await trio.sleep(70)
+    assert len(opens.errors) == 1
+    warnings = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    assert len(warnings) >= 1
+    assert all(str(alone) in message for message in warnings)
 
 
 # --- what is written down ------------------------------------------------------------------------
