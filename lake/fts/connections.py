@@ -8,11 +8,13 @@ hundred, links make 5.5 lose its accept loop ("Dispatch on closed link" in its l
 from __future__ import annotations
 
 import http.client
+import re
 import select
 import ssl
 import threading
 from collections import defaultdict
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lake.fts.cancelling import Cancellation
-    from lake.fts.http_io import Endpoint
 
 # Longer than any pause a healthy storage makes; a cancelled copy does not wait for it.
 _TIMEOUT = 300.0
@@ -31,6 +32,19 @@ _TLS = ssl._create_unverified_context()
 
 # Scheme, host, port and token: XRootD remembers with a connection who logged in.
 _Key = tuple[str, str, int | None, str | None]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One end of a copy: a ``davs``/``https``/``dav``/``http`` URL and its bearer token, if any."""
+
+    url: str
+    token: str | None = None
+
+    @property
+    def http_url(self) -> str:
+        """The URL with the scheme HTTP software knows."""
+        return re.sub(r"^dav(s?)://", r"http\1://", self.url)
 
 
 @contextmanager

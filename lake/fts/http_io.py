@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lake.fts.connections import Connections, blame
+from lake.fts.connections import Connections, Endpoint, blame
 from lake.fts.states import TransferError
 
 if TYPE_CHECKING:
@@ -25,19 +25,6 @@ if TYPE_CHECKING:
     from lake.fts.cancelling import Cancellation
 
 _CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """One end of a copy: a ``davs``/``https``/``dav``/``http`` URL and its bearer token, if any."""
-
-    url: str
-    token: str | None = None
-
-    @property
-    def http_url(self) -> str:
-        """The URL with the scheme HTTP software knows."""
-        return re.sub(r"^dav(s?)://", r"http\1://", self.url)
 
 
 @dataclass(frozen=True)

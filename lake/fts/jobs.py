@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lake.fts.cancelling import Cancellation
-from lake.fts.http_io import Endpoint
+from lake.fts.connections import Endpoint
 from lake.fts.records import TransferRecord
 from lake.fts.states import (
     CANCEL_REASON,

@@ -20,8 +20,8 @@ from lake.fts.states import FILE_EXISTS, TransferError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from lake.fts.connections import Endpoint
     from lake.fts.faults import Faults, Taken
-    from lake.fts.http_io import Endpoint
 
 Mode = Literal["stream", "tpc"]
 # Copies at once.  More are no faster on one machine, and dozens of checksums at once (tpc) end in

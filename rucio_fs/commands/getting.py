@@ -10,7 +10,7 @@ from pathlib import Path
 from rucio_fs.commands import places
 from rucio_fs.commands.asking import Asker, Child
 from rucio_fs.commands.deciding import End, Exit, overall
-from rucio_fs.commands.reporting import Reporter, reporter
+from rucio_fs.commands.reporting import ErrorsAlone, Lines, Reporter
 from rucio_fs.commands.targets import Target
 from rucio_fs.commands.waiting import Clock, RealClock, Waiting
 from rucio_fs.commands.words import PROGRAM, counted, print_json
@@ -104,3 +104,14 @@ class Errand:
             if begun < len(left):
                 goes_on += f"; {len(left) - begun} may not have been asked for"
         print(f"\n{PROGRAM}: interrupted; {goes_on}", file=sys.stderr, flush=True)
+
+
+def reporter(*, quiet: bool) -> Reporter:
+    """The one that suits where stdout goes."""
+    if quiet:
+        return ErrorsAlone()
+    if sys.stdout.isatty():
+        from rucio_fs.commands.bars import Bars  # rich takes 50 ms to load
+
+        return Bars()
+    return Lines(sys.stdout)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Protocol, TextIO
 
@@ -21,17 +20,6 @@ class Reporter(Protocol):
     def close(self) -> None:
         """Nothing follows; also called when the wait is interrupted."""
         ...
-
-
-def reporter(*, quiet: bool) -> Reporter:
-    """The one that suits where stdout goes."""
-    if quiet:
-        return ErrorsAlone()
-    if sys.stdout.isatty():
-        from rucio_fs.commands.bars import Bars  # rich takes 50 ms to load
-
-        return Bars()
-    return Lines(sys.stdout)
 
 
 class ErrorsAlone:

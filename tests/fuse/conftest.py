@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from lake import Lake
+from lake.fts.client import FtsControl
 from tests import direct
 from tests.fuse.calls import CallLog
 from tests.fuse.changing import Changer
+from tests.lake.rules import RuleLab
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +35,25 @@ def new_scope(lake: Lake, rest: Changer) -> Iterator[str]:
     rest.add_scope(scope)
     yield scope
     direct.hide(lake, scope)
+
+
+@pytest.fixture(scope="session")
+def lab(lake: Lake) -> Iterator[RuleLab]:
+    """Files at one RSE only, and rules about them."""
+    lab = RuleLab(lake)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture(scope="module")
+def scope(lab: RuleLab) -> str:
+    """A scope for the files of a module."""
+    return lab.scope()
+
+
+@pytest.fixture
+def fts(lake: Lake) -> Iterator[FtsControl]:
+    """The transfers of the lake; at the end nothing is wrong with them."""
+    fts = FtsControl(lake.fts_url)
+    yield fts
+    fts.clear()

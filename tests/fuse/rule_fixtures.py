@@ -7,32 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from lake import Lake
-from lake.fts.client import FtsControl
 from tests.conftest import Mounter
 from tests.fuse.rules import Bringer, BringerMaker
 from tests.lake.rules import RuleLab
 from tests.mounting import Mount
-
-
-@pytest.fixture(scope="module")
-def lab(lake: Lake) -> Iterator[RuleLab]:
-    lab = RuleLab(lake)
-    yield lab
-    lab.close()
-
-
-@pytest.fixture(scope="module")
-def scope(lab: RuleLab) -> str:
-    return lab.scope()
-
-
-@pytest.fixture
-def fts(lake: Lake) -> Iterator[FtsControl]:
-    """The transfers of the lake; at the end nothing is wrong with them."""
-    fts = FtsControl(lake.fts_url)
-    yield fts
-    fts.clear()
 
 
 @pytest.fixture

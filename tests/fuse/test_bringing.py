@@ -27,18 +27,6 @@ PATIENCE = 90.0  # s; a transfer takes one where nothing else runs
 REPLICATE = {"policy": "replicate"}
 
 
-@pytest.fixture(scope="module")
-def lab(lake: Lake) -> Iterator[RuleLab]:
-    lab = RuleLab(lake)
-    yield lab
-    lab.close()
-
-
-@pytest.fixture(scope="module")
-def scope(lab: RuleLab) -> str:
-    return lab.scope()
-
-
 @pytest.fixture
 def stalled(lake: Lake) -> Iterator[FtsControl]:
     """Transfers wait until `clear`."""

@@ -75,26 +75,6 @@ class Data(NamedTuple):
     word: str
 
 
-@pytest.fixture(scope="module")
-def lab(lake: Lake) -> Iterator[RuleLab]:
-    lab = RuleLab(lake)
-    yield lab
-    lab.close()
-
-
-@pytest.fixture(scope="module")
-def scope(lab: RuleLab) -> str:
-    return lab.scope()
-
-
-@pytest.fixture
-def fts(lake: Lake) -> Iterator[FtsControl]:
-    """The transfers of the lake; at the end nothing is wrong with them."""
-    fts = FtsControl(lake.fts_url)
-    yield fts
-    fts.clear()
-
-
 @pytest.fixture
 def mount(mounter: Mounter) -> Mount:
     return mounter(expect_warnings=True, policy="both")

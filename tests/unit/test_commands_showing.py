@@ -18,8 +18,9 @@ from rucio_fs import cli
 from rucio_fs.commands import bars, releasing, screen, status, words
 from rucio_fs.commands.asking import Found
 from rucio_fs.commands.deciding import End, Exit, Progress
+from rucio_fs.commands.getting import reporter
 from rucio_fs.commands.once import Outcome, ask_each
-from rucio_fs.commands.reporting import Lines, reporter
+from rucio_fs.commands.reporting import Lines
 from rucio_fs.commands.targets import Target
 from rucio_fs.errors import UsageError
 from tests.unit.commands_fakes import TOP, FakeAsker, FakeMount, locate, progress
