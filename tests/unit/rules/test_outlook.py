@@ -226,6 +226,18 @@ async def test_when_it_will_be_here(clock: MockClock, bench: Bench) -> None:
     assert eta is not None
     assert 60 <= eta <= 140
 
+    files = bench.files(10, "s:e.")
+    group = bench.lake.dataset("s:e", *files)
+    bench.rules.arrive(*files[:5])  # before anybody asked
+    await bench.get(group, DIDType.DATASET)
+    await trio.sleep(60)
+    bench.rules.arrive(*files[5:7])
+    await trio.sleep(40)
+    assert bench.keeper.delivery(MY, group) is not None
+    eta = bench.keeper.board.eta(bench.one(group))
+    assert eta is not None
+    assert 90 <= eta <= 210, "three files, where two took 60 to 140 s"
+
 
 async def test_what_datasets_took_says_nothing_of_files(clock: MockClock, bench: Bench) -> None:
     group = bench.lake.dataset("s:d", *bench.files(3, "s:d."))

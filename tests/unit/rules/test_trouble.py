@@ -189,10 +189,11 @@ async def test_a_failure_between_two_looks_is_no_failure(clock: MockClock, bench
     opens = await _opened(bench, file)
     rule_id = bench.rules.ids()[0]
     bench.rules.set_state(rule_id, RuleState.REPLICATING)
-    bench.lake.replica(file, "COLO", state="UNAVAILABLE")
-    await trio.sleep(1)
-    bench.rules.repair(file)
-    await trio.sleep(5)
+    for _ in range(5):
+        bench.lake.replica(file, "COLO", state="UNAVAILABLE")
+        await trio.sleep(1.2)
+        bench.rules.repair(file)
+        await trio.sleep(2.5)
     assert opens.waiting == 1
 
 

@@ -220,6 +220,9 @@ async def test_the_end_of_the_mount_ends_every_wait(clock: MockClock, bench: Ben
     await wait_all_tasks_blocked()
     assert (opens.waiting, opens.kinds()) == (0, {Unreachable})
     assert len(bench.rules.ids()) == 3, "the rules stay"
+    bench.rules.calls.clear()
+    await trio.sleep(60)
+    assert bench.rules.calls == {}
 
 
 async def test_the_end_of_the_mount_ends_waits_for_rules(clock: MockClock, bench: Bench) -> None:
