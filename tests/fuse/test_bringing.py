@@ -143,7 +143,7 @@ def test_a_hundred_opens_of_one_file_are_one_rule(
     (did,) = lab.files(scope, prefix="hundred")
     clients = [start("sha256sum", path(mount, did)) for _ in range(100)]
     eventually(lambda: waiting(mount), lambda count: count == 100)
-    (rule_id,) = our_rules(lab, did)
+    (rule_id,) = eventually(lambda: our_rules(lab, did), bool)
     assert mount.run("cat", mount.path / ".rucio/transfers").stdout.count(did) == 1
     stalled.clear()
     for client in clients:
