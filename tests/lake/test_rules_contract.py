@@ -88,6 +88,9 @@ class LakeBench:
     def unwritable(self) -> AbstractContextManager[object]:
         return self.lab.availability("COLO", write=False)
 
+    def unreadable(self) -> AbstractContextManager[object]:
+        return self.lab.availability("COLO", read=False)
+
     def _used(self) -> int:
         rows = self.lab.rows("/accounts/root/usage/local/COLO")
         return sum(row["bytes"] for row in rows)

@@ -61,6 +61,7 @@ class Bench(Protocol):
 
     def quota(self, size: int) -> AbstractContextManager[object]: ...
     def unwritable(self) -> AbstractContextManager[object]: ...
+    def unreadable(self) -> AbstractContextManager[object]: ...
 
 
 async def _make(bench: Bench, did: DID) -> str:
@@ -101,6 +102,15 @@ class RulesContract:
         (file,) = bench.files(1)
         await _make(bench, file)
         assert await bench.rules.states_at(MY, [file], "COLO") == {file: {"COLO": "COPYING"}}
+
+    async def test_what_is_here_is_seen_though_its_rse_is_closed(self, bench: Bench) -> None:
+        (file,) = bench.files(1)
+        await _make(bench, file)
+        bench.arrive(file)
+        with bench.unreadable():
+            states = await bench.rules.states_at(MY, [file], "COLO")
+            assert states == {file: {"COLO": "AVAILABLE"}}
+            assert await bench.rules.presence(MY, bench.dataset(file), "COLO") == Presence(1, 1000)
 
     async def test_too_many_at_once_are_refused(self, bench: Bench) -> None:
         many = [DID("s", str(number)) for number in range(BULK_LIMIT + 1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
 
 import pytest
@@ -59,6 +59,9 @@ class FakeBench:
         self.rules.unwritable.add("COLO")
         yield
         self.rules.unwritable.clear()
+
+    def unreadable(self) -> AbstractContextManager[None]:
+        return nullcontext()  # nobody asks the fake whether he may read
 
     def _name(self) -> str:
         return f"s:{next(self._numbers)}"
