@@ -67,7 +67,9 @@ async def test_who_does_not_wait_tries_once(clock: MockClock, bench: Bench) -> N
         await bench.open(file, wait=0)
     await trio.sleep(60)
     assert bench.rules.calls == {"states_at": 1}
-    assert isinstance(bench.keeper.board.refusal(MY, file), Unreachable)
+    refusal = bench.keeper.board.refusal(MY, file)
+    assert isinstance(refusal, Unreachable)
+    assert str(refusal) == f"s:f: {AWAY}", "of what it is about"
 
 
 async def test_an_outage_is_asked_less_and_less(clock: MockClock, bench: Bench) -> None:

@@ -352,6 +352,22 @@ async def test_a_rule_that_went_while_nobody_waited(clock: MockClock, bench: Ben
     assert (opens.waiting, len(bench.rules.ids(file))) == (1, 1)
 
 
+async def test_a_rule_that_went_and_nobody_has_noticed_yet(clock: MockClock, bench: Bench) -> None:
+    """That it is gone is no news for whoever comes afterwards."""
+    file = bench.file()
+    opens = bench.start(file)
+    await trio.sleep(20)
+    opens.give_up()
+    await trio.sleep(60)
+    bench.rules.end(bench.rules.ids()[0])
+    later = bench.start(file)
+    await trio.sleep(10)
+    assert (later.waiting, len(bench.rules.ids(file))) == (1, 1)
+    bench.rules.arrive(file)
+    await trio.sleep(5)
+    assert later.here == [file]
+
+
 async def test_opens_of_what_is_stuck_and_then_lost_are_one_rule(
     clock: MockClock, bench: Bench
 ) -> None:
