@@ -36,6 +36,7 @@ class Delivery:
     *files* and *bytes* are totals, of collections only once they are known.  *interest_at*
     (trio's clock) is when somebody last asked how far it is, *seen_at* when its rule was there.
     *is_requested*: somebody wants to know its rule, and does not wait for the data.
+    *is_given_back*: its rule is being deleted by us, and its end is no expiry.
     """
 
     who: Identity
@@ -62,6 +63,7 @@ class Delivery:
     interest_at: float = float("-inf")
     is_odd: bool = False
     is_requested: bool = False
+    is_given_back: bool = False
     is_under_way: trio.Event = field(default_factory=trio.Event)
     _change: trio.Event = field(default_factory=trio.Event)
 

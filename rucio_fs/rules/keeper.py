@@ -231,21 +231,31 @@ class RuleKeeper:
             for rule in await self.finder.serving(who, did)
             if rule.did == did and self.finder.is_ours(rule)
         ]
-        for rule in ours:
-            # One that is gone by now was what was wanted.
-            with suppress(RuleGone):
-                try:
-                    await self._rules.set_lifetime(who, rule.id, 0)
-                except Denied:
-                    # Who may not change a rule may still delete it, which takes an hour to count.
-                    await self._rules.delete_rule(who, rule.id)
-            self.board.events.note("released", did, rule_id=rule.id)
         delivery = self.board.get(who, did)
+        if delivery is not None:
+            delivery.is_given_back = bool(ours)
+        try:
+            for rule in ours:
+                await self._delete(who, rule)
+                self.board.events.note("released", did, rule_id=rule.id)
+        except RucioFsError:
+            if delivery is not None:
+                delivery.is_given_back = False
+            raise
         if ours and delivery is not None and not delivery.is_over:
             delivery.is_over = True
             verdict = of_lost_rule(did, ours[0].id, None, time.time_ns())
             self._watcher.settle(delivery, verdict)
         return len(ours)
+
+    async def _delete(self, who: Identity, rule: Rule) -> None:
+        # One that is gone by now was what was wanted.
+        with suppress(RuleGone):
+            try:
+                await self._rules.set_lifetime(who, rule.id, 0)
+            except Denied:
+                # Who may not change a rule may still delete it, which takes an hour to count.
+                await self._rules.delete_rule(who, rule.id)
 
     # --- what is known ---------------------------------------------------------------------------
 

@@ -127,7 +127,7 @@ class Watcher:
         if delivery.is_over:
             return calls
         if rule is None:
-            self._lose(delivery)
+            calls += await self._lose(delivery)
             return calls
         if rule != delivery.read:
             delivery.read = delivery.rule = rule
@@ -148,8 +148,7 @@ class Watcher:
         Raises: as `look`.
         """
         if delivery.is_file:
-            states = await self._rules.states_at(delivery.who, [delivery.did], self._rse_expression)
-            self._learn(delivery, states.get(delivery.did, {}))
+            await self._look_at_replica(delivery)
         if not delivery.is_over:
             await self.look(delivery)
 
@@ -181,18 +180,31 @@ class Watcher:
                 return rule
         return None
 
-    def _lose(self, delivery: Delivery) -> None:
-        """The rule is gone and none has taken its place."""
+    async def _lose(self, delivery: Delivery) -> int:
+        """No rule brings it any more; return how many requests it took to be sure of that."""
+        calls = 0
+        if delivery.is_file:
+            # A rule that has just become OK is not one that brings it: it has brought it, since
+            # its replica was looked at.
+            calls = 1
+            await self._look_at_replica(delivery)
+            if delivery.is_over:
+                return calls
         known = delivery.rule
         verdict = verdicts.of_lost_rule(
             delivery.did,
             delivery.rule_id or "(unknown)",
-            known.expires_ns if known is not None else None,
+            None if known is None or delivery.is_given_back else known.expires_ns,
             time.time_ns(),
             was_waiting=delivery.state is State.WAITING_APPROVAL,
         )
         delivery.is_over = True
         self.settle(delivery, verdict)
+        return calls
+
+    async def _look_at_replica(self, delivery: Delivery) -> None:
+        states = await self._rules.states_at(delivery.who, [delivery.did], self._rse_expression)
+        self._learn(delivery, states.get(delivery.did, {}))
 
     def settle(self, delivery: Delivery, verdict: Verdict) -> None:
         """Take over how *delivery* stands, and tell whoever waits if that is news."""

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from rucio_fs.did import DIDType, RuleState
+from rucio_fs.did import DIDType, Identity, RuleState
 from rucio_fs.errors import (
     Denied,
     NeedsApproval,
@@ -209,6 +209,23 @@ async def test_who_waits_for_what_is_released_is_told(clock: MockClock, bench: B
     await trio.testing.wait_all_tasks_blocked()
     assert (opens.waiting, opens.kinds()) == (0, {RuleGone})
     assert bench.states() == {}
+
+
+async def test_a_release_is_no_expiry_however_long_rucio_takes_for_it(
+    clock: MockClock, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = bench.file()
+    set_lifetime = bench.rules.set_lifetime
+
+    async def slowly(who: Identity, rule_id: str, lifetime: int) -> None:
+        await set_lifetime(who, rule_id, 10)  # time to be read with its new end
+        await trio.sleep(60)
+
+    monkeypatch.setattr(bench.rules, "set_lifetime", slowly)
+    opens = bench.start(file)
+    await trio.sleep(5)
+    assert await bench.keeper.release(MY, file) == 1
+    assert opens.kinds() == {RuleGone}
 
 
 async def test_a_release_that_may_not_be(clock: MockClock, bench: Bench) -> None:

@@ -327,6 +327,22 @@ async def test_a_rule_that_brought_it_elsewhere_takes_nothing_over(
     assert opens.kinds() == {RuleGone}
 
 
+async def test_a_rule_that_has_just_brought_it_is_not_a_lost_one(
+    clock: MockClock, bench: Bench
+) -> None:
+    """The file comes between the look at its replica and the look at its rules."""
+    file = bench.file()
+    bench.rules.add(file, account="alice")
+    opens = bench.start(file)
+    await trio.sleep(1)
+    bench.rules.delay = 1.0
+    while not bench.rules.calls["rules_of"]:
+        await trio.sleep(0.1)
+    bench.rules.arrive(file)
+    await trio.sleep(5)
+    assert (opens.kinds(), opens.here) == (set(), [file])
+
+
 async def test_the_next_open_makes_a_new_rule(clock: MockClock, bench: Bench) -> None:
     file = bench.file()
     opens = await _opened(bench, file)
