@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from rucio_fs.did import DID, RuleState
+from rucio_fs.did import DID, Identity, Rule, RuleState
 from rucio_fs.errors import NeedsApproval, RuleExpired, RuleGone, Stuck, Suspended
 from rucio_fs.rules.delivery import State
 from tests.fake_rules import TERMS
@@ -328,18 +329,20 @@ async def test_a_rule_that_brought_it_elsewhere_takes_nothing_over(
 
 
 async def test_a_rule_that_has_just_brought_it_is_not_a_lost_one(
-    clock: MockClock, bench: Bench
+    clock: MockClock, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file comes between the look at its replica and the look at its rules."""
     file = bench.file()
     bench.rules.add(file, account="alice")
+    rules_of = bench.rules.rules_of
+
+    async def just_in_time(who: Identity, did: DID) -> Sequence[Rule]:
+        bench.rules.arrive(file)
+        return await rules_of(who, did)
+
+    monkeypatch.setattr(bench.rules, "rules_of", just_in_time)
     opens = bench.start(file)
-    await trio.sleep(1)
-    bench.rules.delay = 1.0
-    while not bench.rules.calls["rules_of"]:
-        await trio.sleep(0.1)
-    bench.rules.arrive(file)
-    await trio.sleep(5)
+    await trio.sleep(20)
     assert (opens.kinds(), opens.here) == (set(), [file])
 
 
