@@ -2,16 +2,21 @@
 
     python -m lake.inside.bootstrap SETTINGS.json
 
-Waits for the database itself, so that its imports (1.3 s) run while PostgreSQL is being made.
+Waits for the database itself, so that its imports (1.3 s) run while PostgreSQL is being made.  Ends
+with whoever started it, whose database is gone then.
 """
 
+import ctypes
 import json
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _settings = Path(sys.argv[1])
+ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 from rucio.core import account as core_account  # noqa: E402
 from rucio.core import account_limit, distance, identity, rse, scope  # noqa: E402

@@ -196,6 +196,10 @@ def test_the_first_read_of_a_file_succeeds(mount: Mount, scope: str) -> None:
 
 
 def test_a_name_reaches_no_shell(mount: Mount, scope: str, tmp_path: Path) -> None:
+    server = Path(f"/proc/{mount.process.pid}/cwd").resolve()
+    were_there = {
+        directory: set(os.listdir(directory)) for directory in (server, Path("/tmp"), Path.home())
+    }
     # Names that do not exist ...
     for name in [*ODD_NAMES, f"a\ntouch {MARKER}\n"]:
         foreign = {"errno": "ENOENT"}
@@ -211,9 +215,9 @@ def test_a_name_reaches_no_shell(mount: Mount, scope: str, tmp_path: Path) -> No
         assert mount.stat(scope, encoded(name))["size"] == len(f"bytes of {name}".encode())
         read = mount.python("show(open(os.path.join(ROOT, *ARGS)).read())", scope, encoded(name))
         assert read == f"bytes of {name}"
-    server = Path(f"/proc/{mount.process.pid}/cwd").resolve()
-    for directory in (server, Path("/tmp"), Path.home()):
-        assert not [entry for entry in os.listdir(directory) if MARKER in entry or entry == "x"]
+    for directory, before in were_there.items():
+        made = set(os.listdir(directory)) - before
+        assert not [entry for entry in made if MARKER in entry or entry == "x"]
 
 
 def test_the_modification_time_is_rucios_and_stays(mount: Mount, scope: str) -> None:

@@ -222,7 +222,7 @@ def test_a_killed_start_can_be_taken_down(place: Path) -> None:
         starting.kill()
     _lake("down", "--directory", str(place))
     assert not place.exists()
-    # The bootstrap is no server: it ends by itself, for want of a database.
+    # The bootstrap is no server: it ends with the command that started it.
     deadline = time.monotonic() + _PATIENCE
     while left := _processes_in(place):
         assert time.monotonic() < deadline, left
