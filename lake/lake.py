@@ -14,16 +14,19 @@ from lake import layout, ports, state
 from lake.errors import LakeError
 from lake.install import node_modules, server_python
 from lake.namespaces import check_allowed
+from lake.placing import make_parents
 from lake.processes import Server, is_running, stop, uninterrupted
 from lake.rounds import Rounds
-from lake.rses import BY_NAME, TOKENS
+from lake.rses import BY_NAME, TOKENS, WEBDAV
 from lake.server import RucioServer
 from lake.starting import Starter
 from lake.system import check as check_packages
 from lake.tls import Tls
+from lake.users import service_user
 
 _FTS_MODES = ("stream", "tpc")
 _SCOPE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,24}"  # Rucio's schema
+_FOR_ENDPOINTS = "endpoints"  # in every storage server's tree
 _NO_WAIT = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
@@ -216,6 +219,24 @@ class Lake:
         if rse not in BY_NAME:
             raise LakeError(f"the lake has no RSE {rse}; there are: {', '.join(BY_NAME)}")
         return self.directory / "store" / BY_NAME[rse].tree
+
+    def webdav(self, server: str, *, tls: bool) -> tuple[str, Path]:
+        """Return the URL of a storage server's directory for others' files, and that directory.
+
+        *server* is colo, rem1, nginx or apache, with --oidc also tokens.  The directory is
+        made if it is missing, its server's user's; nothing of the samples is in it.
+
+        Raises: LakeError (no such server).
+        """
+        known = {name: dav for name, dav in WEBDAV.items() if dav.tls in self.ports}
+        if server not in known:
+            raise LakeError(f"the lake has no server {server}; there are: {', '.join(known)}")
+        found = known[server]
+        root = self.directory / "store" / found.tree
+        tree = root / _FOR_ENDPOINTS
+        make_parents(tree / "x", root, service_user(found.owner))
+        scheme, port = ("https", found.tls) if tls else ("http", found.plain)
+        return f"{scheme}://localhost:{self.ports[port]}/{_FOR_ENDPOINTS}/", tree
 
     def exports(self) -> dict[str, str]:
         """Return the variables a client needs, apart from those it has."""

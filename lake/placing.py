@@ -69,7 +69,7 @@ def place(source: Path, store: Path) -> Manifest:
             root = store / rse.tree
             target = root / (file.path or hash_path(file.scope, file.filename))
             owner = service_user(rse.owner)
-            _make_parents(target, root, owner)
+            make_parents(target, root, owner)
             if "content" in entry:
                 shutil.copyfile(source / entry["content"], target)
             else:
@@ -87,7 +87,7 @@ def put(rse: Rse, store: Path, relative: str, content: bytes) -> Path:
     root = store / rse.tree
     target = root / relative
     owner = service_user(rse.owner)
-    _make_parents(target, root, owner)
+    make_parents(target, root, owner)
     target.write_bytes(content)
     target.chmod(0o644)
     owner.own(target)
@@ -97,10 +97,11 @@ def put(rse: Rse, store: Path, relative: str, content: bytes) -> Path:
 def make_tree(rse: Rse, store: Path) -> None:
     """Make the RSE's directory and its parents below *store*, owned by its server's user."""
     owner = service_user(rse.owner)
-    _make_parents(store / rse.tree / "x", store, owner)
+    make_parents(store / rse.tree / "x", store, owner)
 
 
-def _make_parents(target: Path, root: Path, owner: User) -> None:
+def make_parents(target: Path, root: Path, owner: User) -> None:
+    """Make the directories from *root* down to *target*, open to all readers, *owner*'s."""
     missing = [p for p in target.parents if p.is_relative_to(root) and not p.exists()]
     for parent in reversed(missing):
         parent.mkdir(mode=0o755)

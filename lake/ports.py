@@ -21,6 +21,8 @@ DEFAULTS: Mapping[str, int] = {
     "tokens": 1096,
     "dav": 9080,
     "davs": 9443,
+    "apache": 9081,
+    "apaches": 9444,
     "postgres": 5433,
     "memcached": 11211,
 }

@@ -1,4 +1,4 @@
-"""The lake's RSEs, declared once: where their bytes lie, how they are reached, their attributes.
+"""The lake's RSEs and storage servers, declared once: where bytes lie and how they are reached.
 
 Standard library only: read by the lake, by the bootstrap (in Rucio's own environment) and by tests.
 """
@@ -45,6 +45,16 @@ class Rse:
         return f"/{PurePosixPath(self.tree).name}/"
 
 
+@dataclass(frozen=True)
+class WebDav:
+    """A storage server: what it serves, and the ports (names from ports.py) of its two faces."""
+
+    tree: str  # below the lake's store/
+    owner: str
+    plain: str
+    tls: str
+
+
 def _xrootd(port: str) -> tuple[Protocol, Protocol]:
     # gfal for the reaper: Rucio's webdav protocol takes only 204 for a deletion, XRootD says 200.
     return (
@@ -66,6 +76,15 @@ RSES = (
     Rse("REMND", "FAR2", "rem2/nd", "www-data", _NGINX, deterministic=False),
     Rse("REMTAPE", "FAR2", "rem2/tape", "www-data", _NGINX, is_tape=True),
 )
+# XRootD tells TLS by a connection's first bytes.
+WEBDAV = {
+    "colo": WebDav("colo", "xrootd", "colo", "colo"),
+    "rem1": WebDav("rem1", "xrootd", "rem1", "rem1"),
+    "nginx": WebDav("rem2", "www-data", "dav", "davs"),
+    "apache": WebDav("rem3", "www-data", "apache", "apaches"),
+    "tokens": WebDav("tokens", "xrootd", "tokens", "tokens"),
+}
+
 # No RSE of Rucio's: the XRootD that takes only bearers of a token.
 TOKENS = Rse("TOKENS", "HERE", "tokens/rucio", "xrootd", ())
 BY_NAME = {rse.name: rse for rse in RSES}

@@ -21,12 +21,13 @@ from lake.errors import LakeError
 from lake.install import cache, node_modules, server_python, venv
 from lake.ports import HOST, is_listening
 from lake.processes import Server, is_running, launch, uninterrupted
-from lake.rses import RSES, TOKENS
+from lake.rses import RSES, TOKENS, WEBDAV
 from lake.server import RucioServer
 from lake.state import State
-from lake.storage import nginx_command, xrootd_command
+from lake.storage import apache_command, nginx_command, xrootd_command
 from lake.system import program
 from lake.tls import Tls
+from lake.users import service_user
 
 _PATIENCE = 120.0  # seconds a server may take: 5 for all on two idle cores, 25 at a load of 10
 _POLL = 0.02
@@ -106,7 +107,7 @@ class Starter:
         )
         with (self._log / "bootstrap.log").open("wb") as log:
             bootstrap = subprocess.Popen(
-                [str(python), "-m", "lake.inside.bootstrap", str(settings)],
+                [str(python), "-m", "lake.inside.bootstrap", str(settings), str(os.getpid())],
                 env=self._environment,
                 cwd=self._run,
                 stdin=subprocess.DEVNULL,
@@ -135,6 +136,15 @@ class Starter:
         run = self._run / "nginx"
         command = nginx_command(dav, davs, self._store / "rem2", run, self._tls)
         self._launch("nginx", command, davs, url=f"https://localhost:{davs}")
+        self._start_apache()
+
+    def _start_apache(self) -> None:
+        declared = WEBDAV["apache"]
+        http, https = self._ports[declared.plain], self._ports[declared.tls]
+        store, run = self._store / declared.tree, self._run / "apache"
+        placing.make_parents(store / "x", self._store, service_user(declared.owner))
+        command = apache_command(http, https, store, run, self._tls)
+        self._launch("apache", command, https, url=f"https://localhost:{https}")
 
     def _start_transfers(self) -> None:
         port = self._ports["fts"]

@@ -1,4 +1,5 @@
-"""The storages: XRootD (COLO, REM1, the token-guarded one) and nginx WebDAV (REM2, REMND, REMTAPE).
+"""The storages: XRootD (COLO, REM1, the token-guarded one), nginx WebDAV (REM2, REMND, REMTAPE) and
+Apache WebDAV (no RSE).
 
 Writes their configuration and returns the commands; starting.py runs them.
 """
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lake.namespaces import overlay
-from lake.system import nginx_dav_module, program
+from lake.system import apache_modules, nginx_dav_module, program
 from lake.tls import Tls
 from lake.users import service_user
 
@@ -80,6 +81,37 @@ http {{
 }}
 """
 
+# What is not set is as Apache makes it: a connection ends after 101 requests or 5 s without one.
+_APACHE = """\
+ServerRoot {run}
+DefaultRuntimeDir {run}
+PidFile {run}/httpd.pid
+ErrorLog {run}/error.log
+ServerName localhost
+{user}
+{modules}
+LogFormat "%t \\"%r\\" %>s %B \\"%{{Range}}i\\"" access
+CustomLog {run}/access.log access
+Listen 127.0.0.1:{http}
+Listen 127.0.0.1:{https}
+StartServers 1
+EnableSendfile On
+MergeSlashes Off
+DavLockDB {run}/locks/db
+DocumentRoot {store}
+<Directory {store}>
+  Dav On
+  Options +Indexes
+  Require all granted
+</Directory>
+<VirtualHost 127.0.0.1:{https}>
+  SSLEngine on
+  SSLCertificateFile {tls.host_certificate}
+  SSLCertificateKeyFile {tls.host_key}
+</VirtualHost>
+"""
+_APACHE_MODULES = ("mpm_event", "authz_core", "dir", "autoindex", "dav", "dav_fs", "ssl")
+
 
 def xrootd_command(
     name: str, port: int, store: Path, run: Path, tls: Tls, *, issuer: str | None = None
@@ -129,6 +161,30 @@ def nginx_command(dav: int, davs: int, store: Path, run: Path, tls: Tls) -> list
         )
     )
     return [program("nginx"), "-c", str(config), "-e", str(run / "error.log")]
+
+
+def apache_command(http: int, https: int, store: Path, run: Path, tls: Tls) -> list[str]:
+    """Configure Apache as a WebDAV server of *store*."""
+    user = service_user("www-data")
+    for directory in (run, run / "locks"):
+        directory.mkdir()
+    user.own(run / "locks")
+    modules = apache_modules()
+    config = run / "apache.conf"
+    config.write_text(
+        _APACHE.format(
+            modules="\n".join(
+                f"LoadModule {name}_module {modules}/mod_{name}.so" for name in _APACHE_MODULES
+            ),
+            run=run,
+            store=store,
+            http=http,
+            https=https,
+            tls=tls,
+            user=f"User {user.name}\nGroup #{user.gid}" if os.geteuid() == 0 else "",
+        )
+    )
+    return [program("apache2"), "-f", str(config), "-DFOREGROUND"]
 
 
 def _on_loopback(port: int, command: Sequence[str]) -> list[str]:

@@ -14,11 +14,13 @@ _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin:/u
 _PROGRAMS = {
     "xrootd": "xrootd-server",
     "nginx": "nginx-light",
+    "apache2": "apache2-bin",
     "memcached": "memcached",
     "openssl": "openssl",
     "setpriv": "util-linux",
 }
 _MODULE_PLACES = ("/usr/lib/nginx/modules", "/usr/share/nginx/modules", "/usr/lib64/nginx/modules")
+_APACHE_MODULES = Path("/usr/lib/apache2/modules")
 _LIBRARY_PLACES = ("/usr/lib/*-linux-gnu*", "/usr/lib64", "/usr/lib")
 
 
@@ -48,6 +50,13 @@ def nginx_dav_module() -> Path:
         if module.exists():
             return module
     raise Missing(_advice(["libnginx-mod-http-dav-ext"]))
+
+
+def apache_modules() -> Path:
+    """Return the directory of Apache's modules.  Raises: Missing."""
+    if not _APACHE_MODULES.is_dir():
+        raise Missing(_advice(["apache2-bin"]))
+    return _APACHE_MODULES
 
 
 def check(*, oidc: bool) -> None:

@@ -1,6 +1,6 @@
 """Makes a fresh Rucio: schema, accounts, scopes, RSEs, distances, limits; then the samples.
 
-    python -m lake.inside.bootstrap SETTINGS.json
+    python -m lake.inside.bootstrap SETTINGS.json PARENT_PID
 
 Waits for the database itself, so that its imports (1.3 s) run while PostgreSQL is being made.  Ends
 with whoever started it, whose database is gone then.
@@ -8,6 +8,7 @@ with whoever started it, whose database is gone then.
 
 import ctypes
 import json
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,8 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _settings = Path(sys.argv[1])
 ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() != int(sys.argv[2]):  # it died before that was said
+    sys.exit(1)
 
 from rucio.core import account as core_account  # noqa: E402
 from rucio.core import account_limit, distance, identity, rse, scope  # noqa: E402

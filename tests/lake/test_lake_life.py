@@ -71,7 +71,7 @@ def test_it_comes_up_and_goes_down_without_a_trace(place: Path) -> None:
     numbers = list(lake.ports.values())
     status = _lake("status", "--directory", str(place))
     assert {line.split()[0] for line in status.stdout.splitlines()} == {
-        *("postgres", "memcached", "rucio", "colo", "rem1", "nginx", "fts", "daemons")
+        *("postgres", "memcached", "rucio", "colo", "rem1", "nginx", "apache", "fts", "daemons")
     }
     assert " down " not in status.stdout
     assert _processes_in(place)

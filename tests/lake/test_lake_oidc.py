@@ -6,6 +6,7 @@ import pytest
 import requests
 
 from lake import Lake
+from lake.endpoints import Endpoints
 
 pytestmark = pytest.mark.lake
 
@@ -87,3 +88,20 @@ def test_status_shows_the_provider(own_lake: Lake) -> None:
     names = {server.name for server, is_up in own_lake.servers() if is_up}
     assert {"oidc", "tokens"} <= names
     assert own_lake.oidc_url == f"https://localhost:{own_lake.ports['oidc']}"
+
+
+def test_an_endpoint_behind_tokens_serves_bearers_only(own_lake: Lake) -> None:
+    endpoints = Endpoints(own_lake)
+    endpoint = endpoints.add(*own_lake.webdav("tokens", tls=True))
+    endpoints.place("guarded", "secret.dat", b"data", [endpoint])
+    audience = f"https://localhost:{own_lake.ports['tokens']}"
+    reader = _token(own_lake, scope="storage.read:/", aud=audience)
+    for headers, status in (({}, 403), ({"Authorization": f"Bearer {reader}"}, 200)):
+        answer = requests.get(
+            endpoints.url(endpoint, "guarded", "secret.dat"),
+            headers=headers,
+            verify=str(own_lake.ca_file),
+            timeout=30,
+        )
+        assert answer.status_code == status
+    assert answer.content == b"data"
