@@ -9,6 +9,9 @@ from pathlib import PurePosixPath
 from rucio_fs.did import FileReplicas, Replica
 
 AVAILABLE = "AVAILABLE"
+STREAMED = ("davs", "https", "dav", "http")
+"""Schemes of PFNs that are WebDAV or plain HTTP."""
+
 _COPYING = "COPYING"
 
 
@@ -41,11 +44,14 @@ class Site:
 class Policy:
     """What may be done for a file that is not here.
 
-    *brings*: make a rule; *recalls*: also where that has a tape mounted.
+    *brings*: make a rule, for files of *min_size* bytes at least where they can be streamed as
+    well; *recalls*: also where that has a tape mounted.  *streams*: read it where it is.
     """
 
     brings: bool = False
     recalls: bool = False
+    streams: bool = False
+    min_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,18 @@ class Local:
     """The file can be read from these copies, best first."""
 
     copies: tuple[LocalCopy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The file can be read from these replicas, in Rucio's order.
+
+    *brings*: and a rule be made.  *is_coming*: the colocated RSE is being filled with it.
+    """
+
+    replicas: tuple[Replica, ...]
+    brings: bool = False
+    is_coming: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +132,7 @@ class Forbidden:
     reason: str
 
 
-Decision = Local | Unmapped | Bring | Elsewhere | Nearline | Arriving | Nowhere | Forbidden
+Decision = Local | Stream | Unmapped | Bring | Elsewhere | Nearline | Arriving | Nowhere | Forbidden
 
 
 def decide(file: FileReplicas, site: Site, policy: Policy = Policy()) -> Decision:
@@ -137,6 +155,11 @@ def decide(file: FileReplicas, site: Site, policy: Policy = Policy()) -> Decisio
     if copies:
         copies.sort(key=lambda copy: copy.rse != site.rse)  # stable: Rucio's order otherwise
         return Local(tuple(copies))
+    remote = streamable(file) if policy.streams else ()
+    if remote:
+        is_coming = site.rse is not None and file.states.get(site.rse) == _COPYING
+        is_worth_it = file.size >= policy.min_size or is_coming
+        return Stream(remote, policy.brings and is_worth_it and not unmapped, is_coming)
     if refused:
         return Forbidden(refused)
     if unmapped and site.rse is not None:
@@ -151,6 +174,17 @@ def decide(file: FileReplicas, site: Site, policy: Policy = Policy()) -> Decisio
     if not disks and not policy.recalls:
         return Nearline(available)
     return Bring(disks or available) if policy.brings else Elsewhere(disks or available)
+
+
+def streamable(file: FileReplicas) -> tuple[Replica, ...]:
+    """The replicas of *file* that can be read over HTTP, without a tape being mounted for it."""
+    return tuple(
+        replica
+        for replica in file.replicas
+        if not replica.is_tape
+        and replica.pfn.partition("://")[0] in STREAMED
+        and file.states.get(replica.rse, AVAILABLE) == AVAILABLE
+    )
 
 
 def local_path(replica: Replica, site: Site) -> str | None:

@@ -20,10 +20,12 @@ from rucio_fs import settings
 from rucio_fs.errors import UsageError
 from rucio_fs.units import (
     DAY,
+    GIB,
     MIB,
     MINUTE,
     Bytes,
     Count,
+    Files,
     Flag,
     Label,
     Names,
@@ -43,6 +45,7 @@ from rucio_fs.units import (
 
 SYSTEM_FILE = Path("/etc/rucio-fs.toml")
 SYSTEM_LOGS = Path("/var/log/rucio-fs")
+SYSTEM_CACHE = Path("/var/cache/rucio-fs")
 FILE_VARIABLE = "RUCIO_FS_CONFIG"
 
 
@@ -100,12 +103,47 @@ class OpeningConfig:
 
     policy: Annotated[
         Literal["replicate", "stream", "both"], choice("replicate", "stream", "both")
-    ] = "both"  # as replicate until files can be streamed
+    ] = "both"  # nobody waits, and what is used is soon read at the speed of the site
     wait: Seconds = (
         10 * MINUTE
     )  # most transfers of a file take less; a batch job can wait that long
     max_waiting: Count = 600  # far below mount.max_tasks, so that everything else goes on
     recall: Flag = False  # tapes are mounted for those who ask, not for whoever opens a file
+    rule_min_size: Bytes = MIB  # with "both": a rule for less costs more than reading it again
+
+
+@dataclass(frozen=True, slots=True)
+class StreamingConfig:
+    """Reading files from storages elsewhere, over WebDAV."""
+
+    connections: Count = 8  # requests at once to one storage; more gave nothing, at 20 ms either
+    total_connections: Count = 32  # to all storages together
+    window: Bytes = 64 * MIB  # read ahead of one sequential reader; 25 ms at 20 Gbit/s
+    memory: Bytes = 128 * MIB  # for what is on its way, of all files; readers share it
+    timeout: Wait = 10.0  # silence of a storage, after which the next one is asked
+    deadline: Wait = MINUTE  # one read with all replicas and repetitions
+    idle: Seconds = 20.0  # connections stay open that long; a new one costs up to four round trips
+
+
+@dataclass(frozen=True, slots=True)
+class DiskcacheConfig:
+    """Bytes that were streamed, kept on this machine's disk."""
+
+    dir: OptionalPath = None  # None: `default_cache`, one for each mountpoint
+    size: Bytes = 10 * GIB  # a few of the files people read again and again; 0: none are kept
+    min_free: Bytes = 2 * GIB  # the disk is the machine's, and a full one stops everybody
+
+
+@dataclass(frozen=True, slots=True)
+class StoragesConfig:
+    """What storages elsewhere are shown, and how theirs is checked."""
+
+    token_file: OptionalPath = None  # None: where WLCG's bearer token discovery looks
+    tokens: Files = field(default_factory=dict)  # for storages that take another one
+    x509_proxy: OptionalPath = None  # None: $X509_USER_PROXY
+    proxies: Files = field(default_factory=dict)  # for storages that take another one
+    ca: OptionalPath = None  # None: $X509_CERT_DIR, else the system's
+    trusted: Names = ()  # hosts that a redirect may take the token to; its own always
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +222,9 @@ class Config:
     scopes: ScopesConfig = field(default_factory=ScopesConfig)
     site: SiteConfig = field(default_factory=SiteConfig)
     opening: OpeningConfig = field(default_factory=OpeningConfig)
+    streaming: StreamingConfig = field(default_factory=StreamingConfig)
+    diskcache: DiskcacheConfig = field(default_factory=DiskcacheConfig)
+    storages: StoragesConfig = field(default_factory=StoragesConfig)
     rules: RulesConfig = field(default_factory=RulesConfig)
     scanners: ScannersConfig = field(default_factory=ScannersConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
@@ -213,6 +254,9 @@ SHORT_NAMES: Mapping[str, str] = {
     "rule_lifetime": "rules.lifetime",
     "rule_grouping": "rules.grouping",
     "cache_size": "cache.size",
+    "cache_dir": "diskcache.dir",
+    "token_file": "storages.token_file",
+    "ca": "storages.ca",
     "log_level": "log.level",
     "log_file": "log.file",
 }  # fmt: skip
@@ -260,8 +304,6 @@ def load(
 def default_log_file(mountpoint: Path, environ: Mapping[str, str] | None = None) -> Path:
     """Log of a mount that runs in the background: one file for each mountpoint.
 
-    `/` becomes `-`, so `-` and `%` are written as `%XX`: two mountpoints never share a log.
-
     Raises: UsageError if the user has no home directory.
     """
     environ = os.environ if environ is None else environ
@@ -272,10 +314,34 @@ def default_log_file(mountpoint: Path, environ: Mapping[str, str] | None = None)
         if state is None:
             raise UsageError("no home directory to keep the log in; say where with --log-file FILE")
         directory = Path(state, "rucio-fs")
+    return directory / f"{_escaped(mountpoint)}.log"
+
+
+def default_cache(mountpoint: Path, environ: Mapping[str, str] | None = None) -> Path:
+    """Directory for what a mount has streamed: one for each mountpoint.
+
+    Raises: UsageError if the user has no home directory.
+    """
+    environ = os.environ if environ is None else environ
+    if os.geteuid() == 0:
+        directory = SYSTEM_CACHE
+    else:
+        cache = environ.get("XDG_CACHE_HOME") or _in_home(environ, ".cache")
+        if cache is None:
+            raise UsageError("no home directory for the cache; say where with diskcache.dir")
+        directory = Path(cache, "rucio-fs")
+    return directory / _escaped(mountpoint)
+
+
+def _escaped(mountpoint: Path) -> str:
+    """A filename for *mountpoint* that no other one has.
+
+    `/` becomes `-`, so `-` and `%` are written as `%XX`.
+    """
     escaped = str(mountpoint).replace("%", "%25").replace("-", "%2D").strip("/").replace("/", "-")
     if len(os.fsencode(escaped)) > 240:  # 255 is the kernel's limit for a filename
         escaped = hashlib.blake2b(os.fsencode(escaped), digest_size=16).hexdigest()
-    return directory / f"{escaped}.log"
+    return escaped
 
 
 def with_log_file(config: Config, file: Path) -> Config:

@@ -197,6 +197,12 @@ class NoReplica(RucioFsError):
     errno, level = errno.ENODATA, logging.WARNING
 
 
+class NoSource(RucioFsError):
+    """Every replica that could be streamed has failed, and not only for now."""
+
+    errno, level = errno.EIO, logging.WARNING
+
+
 class Corrupt(RucioFsError):
     """What the storage holds is not what the catalogue describes."""
 

@@ -13,6 +13,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,18 +26,28 @@ from rucio_fs.catalogue.asking import Asking
 from rucio_fs.catalogue.cache import CachedCatalogue
 from rucio_fs.catalogue.rucio import RucioCatalogue
 from rucio_fs.catalogue.rucio_rules import RucioRules
-from rucio_fs.config import Config
+from rucio_fs.config import Config, default_cache
 from rucio_fs.did import Identity
+from rucio_fs.diskcache.store import Store
 from rucio_fs.errors import MountError, RucioFsError, UsageError
 from rucio_fs.nodes.base import Node
-from rucio_fs.nodes.control import ControlDir, GrowingFile, RefreshFile, StatusFile, TextFile
+from rucio_fs.nodes.control import (
+    CacheFile,
+    ControlDir,
+    GrowingFile,
+    RefreshFile,
+    StatusFile,
+    TextFile,
+)
 from rucio_fs.nodes.dids import Services
 from rucio_fs.nodes.scopes import RootDir
 from rucio_fs.opening import Bringing, Opener
 from rucio_fs.operations import Operations, OperationsWithXattrs, Presentation
 from rucio_fs.rules import services
-from rucio_fs.rules.keeper import RuleKeeper
+from rucio_fs.rules.delivery import Delivery
+from rucio_fs.rules.events import Events
 from rucio_fs.rules.services import RuleServices
+from rucio_fs.streams.streams import Streams
 from rucio_fs.tracing import Tracer
 
 log = logging.getLogger(__name__)
@@ -76,24 +87,49 @@ class _Mount:
         self._born_ns = time.time_ns()
         self._is_mounted = False
         self._is_told_to_stop = False
+        self._events = Events()
+        self._opener: Opener | None = None
 
     async def run(self) -> None:
         config = self._config
         asking = Asking(config.rucio)
         rucio = RucioCatalogue(asking, site=config.site.name, scope_listing=config.scopes.listing)
         account = await rucio.connect(self._who)
+        store = await self._open_store()
+        try:
+            await self._serve(asking, rucio, account, store)
+        finally:
+            if store is not None:
+                with trio.CancelScope(shield=True):
+                    await store.close()
+
+    async def _open_store(self) -> Store | None:
+        """The cache of what is streamed, which must be this mount's alone."""
+        config = self._config.diskcache
+        if not config.size or not self._may_stream():
+            return None
+        directory = config.dir or default_cache(self._mountpoint)
+        return await trio.to_thread.run_sync(Store.open, directory, config.size, config.min_free)
+
+    async def _serve(
+        self, asking: Asking, rucio: RucioCatalogue, account: str, store: Store | None
+    ) -> None:
+        config = self._config
         async with trio.open_nursery() as nursery:
             catalogue = CachedCatalogue(rucio, config.cache, nursery)
             rules = self._rules(RucioRules(asking), rucio.host, account, catalogue, nursery)
             tracer = Tracer(RucioRules(asking), account, config.site.name)
+            streams = self._streams(store, nursery)
             # The first `ls` finds the scopes at hand, and a Rucio that only lets us log in is
             # found out before anything is mounted.
             await catalogue.scopes(self._who)
             if rules is not None:
                 await self._check_target(rules)
-            operations = self._operations(catalogue, rules, tracer, rucio.host, account)
+            operations = self._operations(
+                catalogue, rules, streams, tracer, rucio.host, account, nursery
+            )
             # Before there is a mount: a signal must never end the process and leave one behind.
-            await nursery.start(self._heed_signals, catalogue, rules)
+            await nursery.start(self._heed_signals, catalogue, rules, streams)
             if self._is_told_to_stop:
                 return
             self._mount(operations)  # atomic since the look: no await, no signal is heard
@@ -102,6 +138,10 @@ class _Mount:
                 nursery.start_soon(self._tune, operations)
                 nursery.start_soon(operations.interrupts.run)
                 nursery.start_soon(tracer.run)
+                if streams is not None:
+                    nursery.start_soon(streams.run)
+                if store is not None:
+                    nursery.start_soon(store.run)
                 if rules is not None:
                     nursery.start_soon(rules.keeper.run)
                     nursery.start_soon(rules.using.run)
@@ -124,6 +164,8 @@ class _Mount:
                 # `rsync --delete` delete its mirror.
                 pyfuse3.close(unmount=ended_well)
                 operations.handles.close_all()
+                if streams is not None:
+                    streams.stop()
                 asking.close()
                 nursery.cancel_scope.cancel()
         log.info("%s is unmounted", self._mountpoint)
@@ -149,22 +191,50 @@ class _Mount:
         terms = services.terms(config.rules, config.site.rse, account, str(self._mountpoint))
         if terms is None or config.opening.policy == "stream":
             return None
+
+        def on_arrival(delivery: Delivery) -> None:
+            catalogue.forget_replicas(delivery.did)
+            if self._opener is not None:
+                self._opener.arrived(delivery.who, delivery.did)
+
         return RuleServices.build(
             config,
             terms,
             rules,
             host,
             nursery,
-            lambda delivery: catalogue.forget_replicas(delivery.did),
+            on_arrival,
+            self._events,
+        )
+
+    def _may_stream(self) -> bool:
+        config = self._config
+        brings = config.rules.rse_expression is not None or config.site.rse is not None
+        return config.opening.policy != "replicate" or not brings
+
+    def _streams(self, store: Store | None, nursery: trio.Nursery) -> Streams | None:
+        """What reads files where they are; None where they have to come here first."""
+        config = self._config
+        if not self._may_stream():
+            return None
+        return Streams(
+            config.streaming,
+            config.storages,
+            store,
+            nursery,
+            lambda did, message: self._events.problem(did, "WRONG_BYTES", message),
+            lambda did, message: self._events.problem(did, "UNREADABLE", message),
         )
 
     def _operations(
         self,
         catalogue: CachedCatalogue,
         rules: RuleServices | None,
+        streams: Streams | None,
         tracer: Tracer,
         host: str,
         account: str,
+        nursery: trio.Nursery,
     ) -> Operations:
         config, born_ns = self._config, self._born_ns
         site = Site.of(
@@ -173,16 +243,23 @@ class _Mount:
             config.site.paths,
             tuple(PurePosixPath(root) for root in config.site.roots),
         )
-        opener = Opener(
+        opener = self._opener = Opener(
             catalogue,
             site,
             timeout=config.mount.timeout_local,
             now_ttl=config.cache.now_ttl,
-            policy=Policy(brings=rules is not None, recalls=config.opening.recall),
+            policy=Policy(
+                brings=rules is not None,
+                recalls=config.opening.recall,
+                streams=streams is not None,
+                min_size=config.opening.rule_min_size,
+            ),
             bringing=None
             if rules is None
             else Bringing(rules.keeper, rules.using, kernel.bearable(config.opening.wait)),
+            streams=streams,
             tracer=tracer if config.rules.traces else None,
+            nursery=nursery,
         )
         tree = Services(
             catalogue,
@@ -195,19 +272,26 @@ class _Mount:
             config.cache.now_ttl,
         )
         status = StatusFile(
-            "status", lambda: self._status(operations, catalogue, rules, host, account), born_ns
+            "status",
+            lambda: self._status(operations, catalogue, rules, streams, host, account),
+            born_ns,
         )
         control: dict[str, Node] = {
             "status": status,
             "refresh": RefreshFile("refresh", catalogue.forget_all, born_ns),
+            **_event_files(self._events, born_ns),
         }
         if rules is not None:
-            control |= _rule_files(rules.keeper, born_ns)
+            control["transfers"] = _shown("transfers", rules.keeper.board.transfers, born_ns)
+        if streams is not None and streams.store is not None:
+            control["cache"] = CacheFile("cache", streams.store, nursery, born_ns)
         root = RootDir(
             tree,
             {
                 "README.txt": TextFile(
-                    "README.txt", readme.text(host, site, brings=rules is not None), born_ns
+                    "README.txt",
+                    readme.text(host, site, brings=rules is not None, streams=streams is not None),
+                    born_ns,
                 ),
                 ".rucio": ControlDir(".rucio", control, born_ns),
             },
@@ -249,6 +333,7 @@ class _Mount:
         self,
         catalogue: CachedCatalogue,
         rules: RuleServices | None,
+        streams: Streams | None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -265,6 +350,8 @@ class _Mount:
                     if rules is not None:
                         rules.keeper.stop()
                         rules.outlooks.stop()
+                    if streams is not None:
+                        streams.stop()
                     if self._is_mounted:
                         pyfuse3.terminate()
                     return
@@ -274,6 +361,7 @@ class _Mount:
         operations: Operations,
         catalogue: CachedCatalogue,
         rules: RuleServices | None,
+        streams: Streams | None,
         host: str,
         account: str,
     ) -> str:
@@ -295,24 +383,36 @@ class _Mount:
             "opening": {
                 "policy": self._config.opening.policy if rules is not None else "stream",
                 **(rules.keeper.status() if rules is not None else {}),
+                "problems": len(self._events.problems()),
+                **({} if self._opener is None else asdict(self._opener.counters)),
             },
             "cache": catalogue.status(),
+            **({} if streams is None else _stream_status(streams)),
             "inodes": len(operations.inodes),
             "open_files": operations.handles.open_files,
         }
         return json.dumps(status, indent=2) + "\n"
 
 
-def _rule_files(keeper: RuleKeeper, born_ns: int) -> dict[str, Node]:
-    """What `.rucio/` shows of rules."""
-
-    def show(facts: Callable[[], Any]) -> Callable[[], str]:
-        return lambda: json.dumps(facts(), indent=2, ensure_ascii=False) + "\n"
-
+def _event_files(events: Events, born_ns: int) -> dict[str, Node]:
     return {
-        "transfers": StatusFile("transfers", show(keeper.board.transfers), born_ns),
-        "problems": StatusFile("problems", show(keeper.board.events.problems), born_ns),
-        "events": GrowingFile("events", keeper.board.events),
+        "problems": _shown("problems", events.problems, born_ns),
+        "events": GrowingFile("events", events),
+    }
+
+
+def _shown(name: str, facts: Callable[[], Any], born_ns: int) -> StatusFile:
+    """A file of `.rucio/` that shows *facts* as JSON."""
+    return StatusFile(
+        name, lambda: json.dumps(facts(), indent=2, ensure_ascii=False) + "\n", born_ns
+    )
+
+
+def _stream_status(streams: Streams) -> dict[str, Any]:
+    store = streams.store
+    return {
+        "streaming": streams.status(),
+        "diskcache": None if store is None else store.status(),
     }
 
 

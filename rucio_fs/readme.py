@@ -29,15 +29,23 @@ _BRINGING = """\
 """
 
 
-def text(host: str, site: Site, *, brings: bool) -> str:
-    """*brings*: whether opening a file that is elsewhere makes a replication rule."""
-    if brings:
+def text(host: str, site: Site, *, brings: bool, streams: bool) -> str:
+    """*brings*: opening a file that is elsewhere makes a rule; *streams*: it is read there."""
+    if brings and streams:
+        here = (
+            "A file that is elsewhere is read where it is, while a replication rule brings it to\n"
+            f"this site ({site.rse or site.name}); after that its copy is read here."
+        )
+    elif brings:
         here = (
             "Opening a file that is elsewhere makes a replication rule and waits until its copy is"
             f"\nat this site ({site.rse or site.name})."
         )
     elif site.rse or site.name:
-        here = f"Files at this site ({site.rse or site.name}) are read from its storage directly."
+        here = (
+            f"Files at this site ({site.rse or site.name}) are read from its storage directly,\n"
+            "others where they are, over WebDAV."
+        )
     else:
-        here = "No site is configured (site.name, site.rse): no file can be read locally."
+        here = "Files are read where they are, over WebDAV."
     return _TEXT.format(host=host, site=here, bringing=_BRINGING if brings else "")

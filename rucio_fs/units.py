@@ -16,6 +16,7 @@ from typing import Annotated
 
 KIB = 1024
 MIB = 1024 * KIB
+GIB = 1024 * MIB
 MINUTE = 60.0
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
@@ -156,6 +157,24 @@ def parse_prefixes(raw: object) -> dict[str, str]:
     return prefixes
 
 
+def parse_files(raw: object) -> dict[str, str]:
+    """Map of URL prefix to a file, or to "none": a TOML table, or text "url=/path url=none"."""
+    if isinstance(raw, str):
+        pairs = [item.rpartition("=") for item in raw.split()]
+        table: object = {url: file for url, _, file in pairs}
+    else:
+        table = raw
+    if not isinstance(table, dict):
+        raise ValueError("not a table")
+    files = {parse_text(url): parse_text(file) for url, file in table.items()}
+    for url, file in files.items():
+        if not re.match(r"(https?|davs?)://[^/\s]+", url):
+            raise ValueError(f"{url!r} is no URL of a storage")
+        if file != "none" and not file.startswith("/"):
+            raise ValueError(f"the path {file!r} does not start with /")
+    return files
+
+
 def _quantity(raw: object) -> tuple[Decimal, str]:
     if not isinstance(raw, str):
         return _number(raw), ""
@@ -246,5 +265,13 @@ Prefixes = Annotated[
         "a table of PFN prefix = local path",
         '{ "davs://se.example.org/data" = "/mnt/data" }',
         parse_prefixes,
+    ),
+]
+Files = Annotated[
+    Mapping[str, str],
+    Kind(
+        "a table of storage = file",
+        '{ "davs://se.example.org/" = "/run/token" }',
+        parse_files,
     ),
 ]

@@ -57,7 +57,10 @@ def _mounting(lake: Lake) -> Iterator[Mounter]:
         *, config: Path | None = None, expect_warnings: bool = False, **options: object
     ) -> Mount:
         # Tests share the lake: one that is not about rules must bring nothing to the site.
-        options = {"site": "HERE", "rse": "COLO", "policy": "stream", **options}
+        options = {
+            **{"site": "HERE", "rse": "COLO", "policy": "stream", "storages.ca": lake.ca_file},
+            **options,
+        }
         spelled = {key.replace("__", "."): value for key, value in options.items()}
         one = Mount(config or lake.client_config(), spelled)
         made.append((one, expect_warnings))

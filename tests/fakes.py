@@ -15,9 +15,9 @@ from typing import Any
 import trio
 
 from lake import samples
-from rucio_fs.catalogue.base import BULK_LIMIT, Catalogue, Listing
+from rucio_fs.catalogue.base import BULK_LIMIT, REASON_LIMIT, Catalogue, Listing
 from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas, Identity, Member, Replica
-from rucio_fs.errors import NotFound, Refused
+from rucio_fs.errors import NoReplica, NotFound, Refused
 
 SECOND = 1_000_000_000
 EPOCH_NS = 1_767_225_600 * SECOND  # 2026-01-01T00:00:00Z
@@ -53,6 +53,8 @@ class FakeCatalogue:
         self.delay = 0.0
         self.error: Exception | None = None
         self.shows_all = False  # scope_listing = "all"
+        self.over: dict[Replica, Replica] = {}  # what an RSE has over HTTP, its best being another
+        self.suspicious: list[tuple[DID, str, str]] = []  # DID, RSE and reason of declarations
         self._scopes: dict[str, list[DID]] = {}
         self._records: dict[DID, _Record] = {}
 
@@ -287,6 +289,17 @@ class FakeCatalogue:
         await self._arrive(who, "replicas")
         return self._where(did)
 
+    async def replicas_over(self, who: Identity, did: DID, schemes: Sequence[str]) -> FileReplicas:
+        """An RSE has the PFN of each scheme that `over` names, else the one it has."""
+        await self._arrive(who, "replicas_over")
+        found = self._where(did)
+        kept = [
+            replica
+            for replica in (self.over.get(one, one) for one in found.replicas)
+            if replica.pfn.partition("://")[0] in schemes
+        ]
+        return replace(found, replicas=tuple(kept))
+
     async def replicas_of(self, who: Identity, dids: Sequence[DID]) -> Mapping[DID, FileReplicas]:
         await self._arrive(who, "replicas_of")
         if len(dids) > BULK_LIMIT:
@@ -297,6 +310,12 @@ class FakeCatalogue:
             for name in files
             if self._records[name].info.type is DIDType.FILE
         }
+
+    async def declare_suspicious(self, who: Identity, did: DID, rse: str, reason: str) -> None:
+        await self._arrive(who, "declare_suspicious")
+        if rse not in self.states(did):
+            raise NoReplica(f"Rucio lists no PFN of {did} at {rse}")
+        self.suspicious.append((did, rse, reason[:REASON_LIMIT]))
 
     def _where(self, did: DID) -> FileReplicas:
         record = self._record(did)
@@ -397,9 +416,17 @@ class FailingCatalogue:
         self._arrive("metadata")
         return await self.inner.metadata(who, did)
 
+    async def replicas_over(self, who: Identity, did: DID, schemes: Sequence[str]) -> FileReplicas:
+        self._arrive("replicas_over")
+        return await self.inner.replicas_over(who, did, schemes)
+
     async def replicas_of(self, who: Identity, dids: Sequence[DID]) -> Mapping[DID, FileReplicas]:
         self._arrive("replicas_of")
         return await self.inner.replicas_of(who, dids)
+
+    async def declare_suspicious(self, who: Identity, did: DID, rse: str, reason: str) -> None:
+        self._arrive("declare_suspicious")
+        await self.inner.declare_suspicious(who, did, rse, reason)
 
     async def replicas(self, who: Identity, did: DID) -> FileReplicas:
         self._arrive("replicas")

@@ -52,7 +52,8 @@ class Mount:
         self.path = directory or base / "mnt"
         self.path.mkdir(exist_ok=True)
         self.log = base / "log"
-        arguments = [f"{key}={_text(value)}" for key, value in (options or {}).items()]
+        options = {"diskcache.dir": base / "cache", **(options or {})}
+        arguments = [f"{key}={_text(value)}" for key, value in options.items()]
         # Not -bb: pyfuse3 itself compares bytes with text when an attribute of the root is set.
         command = [sys.executable, "-b", "-m", module, "mount", "--foreground"]
         command += ["--rucio-config", str(rucio_config)]

@@ -29,6 +29,9 @@ from rucio_fs.errors import BadName
 BULK_LIMIT = 1000
 """DIDs that Rucio takes in one bulk call (41.5: 1001 is an error, and echoes all of them)."""
 
+REASON_LIMIT = 255
+"""Characters that Rucio's database has for the reason of a declaration; more is an error there."""
+
 
 class Catalogue(Protocol):
     """Questions to Rucio.
@@ -75,10 +78,29 @@ class Catalogue(Protocol):
         """
         ...
 
+    async def replicas_over(self, who: Identity, did: DID, schemes: Sequence[str]) -> FileReplicas:
+        """The same with PFNs of these *schemes* only, where an RSE has one.
+
+        Source: POST /replicas/list with schemes.
+        """
+        ...
+
     async def replicas_of(self, who: Identity, dids: Sequence[DID]) -> Mapping[DID, FileReplicas]:
         """The same for at most `BULK_LIMIT` files, their replicas in no order.
 
         What Rucio says nothing of is left out.  Source: POST /replicas/list.
+        """
+        ...
+
+    async def declare_suspicious(self, who: Identity, did: DID, rse: str, reason: str) -> None:
+        """Tell Rucio that the replica of the file *did* at *rse* may be damaged, and why.
+
+        It stays AVAILABLE: operators, or Rucio's replica recoverer after several declarations,
+        look after it.  Each declaration counts, so it is made once at most.  Rucio keeps the first
+        `REASON_LIMIT` characters of *reason*.
+
+        Raises: NoReplica (Rucio lists none there, or does not know it by its PFN).
+        Source: POST /replicas/list, POST /replicas/suspicious.
         """
         ...
 

@@ -123,6 +123,20 @@ class CachedCatalogue:
             max_age,
         )
 
+    async def replicas_over(
+        self, who: Identity, did: DID, schemes: Sequence[str]
+    ) -> Known[FileReplicas]:
+        """As `replicas`, with PFNs of some schemes only."""
+        return await self._memory.ask(
+            ("replicas", who, tuple(schemes), did),
+            lambda: self._inner.replicas_over(who, did, schemes),
+            lambda _: Worth(self._config.replicas_ttl, SMALL),
+        )
+
+    async def declare_suspicious(self, who: Identity, did: DID, rse: str, reason: str) -> None:
+        """Passed on at once; nothing that is remembered changes with it."""
+        await self._inner.declare_suspicious(who, did, rse, reason)
+
     def scope_listing_at_hand(self, who: Identity, scope: str) -> Known[Listing] | None:
         """The listing of *scope* if it is in memory and fresh; asks nobody."""
         return self._memory.at_hand(("scope", who, scope))

@@ -31,8 +31,8 @@ from rucio.common import config as rucio_config  # noqa: TID251
 from rucio_fs.catalogue import answers
 from rucio_fs.catalogue.call import Call
 from rucio_fs.catalogue.failures import RucioSays
-from rucio_fs.catalogue.tokens import read_token, sources, token_directory
 from rucio_fs.errors import LoginFailed
+from rucio_fs.tokens import read_token, sources, token_directory
 
 USER_AGENT = f"rucio-fs/{version('rucio-fs')} rucio-clients/{version('rucio-clients')}"
 

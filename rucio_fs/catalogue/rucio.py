@@ -12,9 +12,9 @@ import trio
 
 from rucio_fs.catalogue import rows
 from rucio_fs.catalogue.asking import Asking
-from rucio_fs.catalogue.base import BULK_LIMIT, Listing
+from rucio_fs.catalogue.base import BULK_LIMIT, REASON_LIMIT, Listing
 from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas, Identity
-from rucio_fs.errors import NotFound, NotOffered, Refused, TooSlow, Unreachable
+from rucio_fs.errors import NoReplica, NotFound, NotOffered, Refused, TooSlow, Unreachable
 
 if TYPE_CHECKING:
     from rucio_fs.catalogue.client import RucioClient
@@ -128,7 +128,12 @@ class RucioCatalogue:
             return {}  # a server without the JSON plugin has no such metadata
 
     async def replicas(self, who: Identity, did: DID) -> FileReplicas:
-        found = await self.asking.ask(who, str(did), lambda client: self._replicas(client, did))
+        return await self.replicas_over(who, did, ())
+
+    async def replicas_over(self, who: Identity, did: DID, schemes: Sequence[str]) -> FileReplicas:
+        found = await self.asking.ask(
+            who, str(did), lambda client: self._replicas(client, did, schemes)
+        )
         if found is not None:
             return found
         # Rucio answers an unknown DID with nothing: NotFound comes from here.
@@ -150,9 +155,29 @@ class RucioCatalogue:
 
         return await self.asking.ask(who, _and_more(dids), question)
 
-    def _replicas(self, client: RucioClient, did: DID) -> FileReplicas | None:
+    async def declare_suspicious(self, who: Identity, did: DID, rse: str, reason: str) -> None:
+        pfn = await self.asking.ask(who, f"{did} at {rse}", partial(_pfn_at, did, rse))
+        if pfn is None:
+            raise NoReplica(f"Rucio lists no PFN of {did} at {rse}")
+
+        def question(client: RucioClient) -> Any:
+            # One PFN a call: Rucio looks for all of them at the RSE of the first.
+            return client.declare_suspicious_file_replicas([pfn], reason[:REASON_LIMIT])
+
+        asked, deadline = f"declaration of {did} at {rse}", self._settings.deadline
+        with trio.move_on_after(deadline):
+            # Once: each declaration counts, and one whose answer is lost may have been made.
+            left_out = await self.asking.attempt(who, question, asked, deadline)
+            if left_out:
+                raise NoReplica(f"{did} at {rse} is not declared suspicious: {_in_words(left_out)}")
+            return
+        raise TooSlow(f"no answer within {deadline:g} s ({asked}); it may have been made")
+
+    def _replicas(
+        self, client: RucioClient, did: DID, schemes: Sequence[str]
+    ) -> FileReplicas | None:
         """In a thread; None if Rucio says nothing of the file *did*."""
-        answer = self._listed(client, [did])
+        answer = self._listed(client, [did], schemes=schemes)
         try:
             for row in answer:
                 # A collection is answered with its files.
@@ -161,7 +186,13 @@ class RucioCatalogue:
             answer.close()
         return None
 
-    def _listed(self, client: RucioClient, dids: Sequence[DID], sort: str | None = None) -> Any:
+    def _listed(
+        self,
+        client: RucioClient,
+        dids: Sequence[DID],
+        sort: str | None = None,
+        schemes: Sequence[str] = (),
+    ) -> Any:
         """In a thread: rows of list_replicas, read from the socket as they are taken."""
         if self._location is None:
             self._location = _location(self._site)
@@ -172,7 +203,33 @@ class RucioCatalogue:
             resolve_archives=False,  # a member of an archive has no PFN of its own to read
             client_location=self._location,
             sort=sort,
+            schemes=list(schemes) or None,
         )
+
+
+def _pfn_at(did: DID, rse: str, client: RucioClient) -> str | None:
+    """In a thread: the PFN of *did* at *rse*, be it readable now or not."""
+    # No location: Rucio declares what it finds by a PFN of the wan protocols, and no other.
+    answer = client.list_replicas(
+        [did._asdict()],
+        rse_expression=rse,
+        all_states=True,
+        ignore_availability=True,
+        resolve_archives=False,
+    )
+    for row in answer:
+        pfns = row["pfns"] if DID(row["scope"], row["name"]) == did else {}
+        for pfn, facts in sorted(pfns.items(), key=lambda item: item[1]["priority"]):
+            if facts["rse"] == rse:
+                return str(pfn)
+    return None
+
+
+def _in_words(left_out: Any) -> str:
+    """What Rucio says of replicas that it has not declared: lists by RSE, or by "unknown"."""
+    if not isinstance(left_out, dict):
+        return str(left_out)
+    return "; ".join(f"{where}: {', '.join(map(str, all))}" for where, all in left_out.items())
 
 
 def _infos(dids: Sequence[DID], client: RucioClient) -> dict[DID, DIDInfo]:

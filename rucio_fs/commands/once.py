@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_futures
 from dataclasses import dataclass
@@ -31,17 +31,21 @@ class Outcome:
 def ask_each(
     operation: str,
     paths: Sequence[Path],
+    arguments: Sequence[Mapping[str, object]] | None = None,
     *,
     locate: Callable[[Path], places.Where] = places.locate,
     make_asker: Callable[[str], Asker] = Child,
     alive: float = ALIVE,
 ) -> list[Outcome]:
-    """Do *operation* on each of *paths*, all at once; return the outcomes in their order."""
+    """Do *operation* on each of *paths*, all at once; return the outcomes in their order.
+
+    *arguments* are those for each path, if it takes any.
+    """
     asked: list[tuple[Path, places.Where, Future[Found]] | Outcome] = []
     askers: dict[str, Asker] = {}
     probes: dict[str, Future[Found]] = {}
     with contextlib.ExitStack() as ends:
-        for path in paths:
+        for path, more in zip(paths, arguments or [{}] * len(paths), strict=True):
             try:
                 where = locate(path)
             except UsageError as exc:
@@ -54,7 +58,7 @@ def ask_each(
                 ends.callback(askers[mountpoint].close)
                 events = f"{mountpoint}/.rucio/events"
                 probes[mountpoint] = askers[mountpoint].ask("events", events, offset=None)
-            asked.append((path, where, askers[mountpoint].ask(operation, where.path)))
+            asked.append((path, where, askers[mountpoint].ask(operation, where.path, **more)))
         wait_for_futures(probes.values(), alive)
         living = [
             future

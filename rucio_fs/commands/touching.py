@@ -11,12 +11,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import stat
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 AT_ONCE = 50
 """Requests to one mount at a time: as many rules as it makes with one request to Rucio."""
@@ -29,12 +30,27 @@ _DESCRIBED = (
     "expires_at", "error",
 )  # fmt: skip
 
+_EXAMINED = ("local_path", "cached_bytes")
+_STORAGE = 10.0  # s that a site's storage has to show a file
+_BLOCK = 4096  # bytes that are read of a file to see whether it can be read
+
 # What is said where the mount has no words of its own.
 _REFUSALS = {
     errno.EDQUOT: "the account's quota at the site is used up",
     errno.ENOSPC: "the site's storage takes nothing now",
     errno.ENODATA: "there is no replica anywhere",
     errno.EACCES: "Rucio does not let this account have it brought",
+}
+_LOG = "the mount's log says why"
+_MAYBE = f"Rucio did not answer, and the declaration may have been made or not; {_LOG}"
+_UNDECLARED = {
+    errno.ENODATA: f"Rucio finds no such replica by a PFN of it; {_LOG}",
+    errno.EACCES: "Rucio does not let this account declare replicas suspicious",
+    errno.EREMOTEIO: _MAYBE,
+    errno.ETIMEDOUT: _MAYBE,
+    errno.EINVAL: f"Rucio refuses the declaration; {_LOG}",
+    errno.EIO: f"the mount failed to declare it; {_LOG}",
+    errno.ENOTSUP: "the rucio-fs that serves this mount is older than this one; mount again",
 }
 
 
@@ -47,6 +63,21 @@ class Filesystem(Protocol):
     def read(self, path: str, offset: int) -> tuple[bytes, int]:
         """Bytes from *offset* to the end, and the size as fstat tells it."""
         ...
+
+    def write(self, path: str, data: bytes) -> None: ...
+    def inspect(self, path: str, size: int) -> Inspection:
+        """Whether the file *path* of the site's storage has *size* bytes and can be read."""
+        ...
+
+
+class Inspection(NamedTuple):
+    """What was found of a local file: the *error* if any, and whether the file itself is at fault.
+
+    It is not where the way to it may be: a storage that is not mounted, rights, a server away.
+    """
+
+    error: str | None = None
+    is_damage: bool = False
 
 
 class Kernel:
@@ -71,6 +102,46 @@ class Kernel:
             return data, size
         finally:
             os.close(descriptor)
+
+    def write(self, path: str, data: bytes) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, data)
+        finally:
+            os.close(descriptor)
+
+    def inspect(self, path: str, size: int) -> Inspection:
+        found: list[Inspection] = []
+        thread = threading.Thread(target=lambda: found.append(_inspect(path, size)), daemon=True)
+        thread.start()
+        thread.join(_STORAGE)
+        silence = Inspection(f"the storage did not answer in {_STORAGE:g} s")
+        return found[0] if found else silence
+
+
+def _inspect(path: str, size: int) -> Inspection:
+    try:
+        # O_NONBLOCK: for a FIFO in the file's place.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        if os.path.isdir(os.path.dirname(path)):
+            return Inspection("does not exist", is_damage=True)
+        return Inspection("not even its directory exists: is the storage mounted here?")
+    except OSError as exc:
+        return Inspection(exc.strerror, is_damage=exc.errno == errno.EIO)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            return Inspection("is not a regular file", is_damage=True)
+        if found.st_size != size:
+            return Inspection(f"has {found.st_size} bytes, not {size}", is_damage=True)
+        for offset in (0, max(0, size - _BLOCK)):
+            os.pread(descriptor, _BLOCK, offset)
+    except OSError as exc:
+        return Inspection(exc.strerror, is_damage=exc.errno == errno.EIO)
+    finally:
+        os.close(descriptor)
+    return Inspection()
 
 
 class Failure(Exception):
@@ -128,7 +199,7 @@ class Place:
                 trouble = rucio.get("trouble") or "no reason known"
                 return Failure(f"Rucio ({rucio.get('host', 'host unknown')}) is away: {trouble}")
             case errno.ENOTSUP:
-                return Failure(self._why_not_offered())
+                return Failure(self.why_not_offered())
             case errno.EDQUOT | errno.ENOSPC | errno.ENODATA | errno.EACCES | errno.EIO:
                 return Failure(self.words("error") or _REFUSALS.get(exc.errno, "it failed"))
             case errno.ENOENT | errno.ENOTDIR:
@@ -136,14 +207,15 @@ class Place:
             case _:
                 return Failure(self.words("error") or exc.strerror or str(exc))
 
-    def _why_not_offered(self) -> str:
+    def why_not_offered(self, *, is_to_come: bool = True) -> str:
+        """Why it cannot be asked for, or if it is not *is_to_come*, why nothing is told of it."""
         inside = os.path.relpath(self.path, self.mountpoint).split("/")
         if inside[0] in (".rucio", "README.txt"):
             return "not from Rucio"
         if len(inside) == 1:
             what = "the whole lake" if inside[0] == "." else "a whole scope"
             return f"{what} is not brought; name datasets or containers in it"
-        if self.status().get("opening", {}).get("policy") == "stream":
+        if is_to_come and self.status().get("opening", {}).get("policy") == "stream":
             return "this mount brings nothing: site.rse is not set, or opening.policy is stream"
         return "this mount was made with xattrs=false, so it cannot be asked"
 
@@ -203,10 +275,49 @@ def describe(place: Place) -> dict[str, Any]:
     """All that is known of it; None for what is not."""
     found: dict[str, Any] = {name: place.attribute(name) for name in _DESCRIBED}
     if found["did"] is None:
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        raise Failure(place.why_not_offered(is_to_come=False))
     progress = place.attribute("progress")
     known = {name: value for name, value in found.items() if value is not None}
     return found | (json.loads(progress) if progress else {}) | known
+
+
+def examine(place: Place) -> dict[str, Any]:
+    """All that is known of a file, a look at its local copy, and the problems there were."""
+    if stat.S_ISDIR(place.fs.stat(place.path).st_mode):
+        run = f"find {shlex.quote(place.path)} -type f -exec rucio-fs doctor {{}} +"
+        raise Failure(f"is a directory, and files are looked at; run: {run}", _WRONG_CALL)
+    found = describe(place) | {name: place.attribute(name) for name in _EXAMINED}
+    local = None
+    if found["local_path"] is not None:
+        local = place.fs.inspect(found["local_path"], int(found["bytes"] or 0))._asdict()
+    return found | {"local": local, "problems": _problems(place, found["did"])}
+
+
+def _problems(place: Place, did: str) -> list[dict[str, Any]]:
+    """The newest first; none if the mount does not tell."""
+    try:
+        found = json.loads(place.fs.read(f"{place.mountpoint}/.rucio/problems", 0)[0])
+        return [problem for problem in found if problem["did"] == did]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def suspect(place: Place, *, rse: str, reason: str) -> dict[str, Any]:
+    """Have the replica of a file at *rse* declared suspicious."""
+    try:
+        place.set("suspicious", json.dumps({"rse": rse, "reason": reason}))
+    except OSError as exc:
+        words = _UNDECLARED.get(exc.errno or 0)
+        if words is None:
+            raise
+        raise Failure(words) from exc
+    return {}
+
+
+def order(place: Place, *, order: str) -> dict[str, Any]:
+    """Write an order into a control file; return when it is carried out or has begun."""
+    place.fs.write(place.path, f"{order}\n".encode())
+    return {}
 
 
 def refresh(place: Place) -> dict[str, Any]:
@@ -256,7 +367,10 @@ def _kind(place: Place, recursive: bool) -> dict[str, Any]:
 
 OPERATIONS: Mapping[str, Callable[..., dict[str, Any]]] = {
     operation.__name__: operation
-    for operation in (request, first_look, look, release, describe, refresh, read, events)
+    for operation in (
+        *(request, first_look, look, release, describe, examine, suspect, order, refresh),
+        *(read, events),
+    )
 }
 LOCAL = frozenset({"read", "events"})
 """What a mount answers without Rucio: it has a thread of its own, and tells who is alive."""

@@ -19,6 +19,7 @@ from rucio_fs.availability import (
     Local,
     Nearline,
     Nowhere,
+    Stream,
     Unmapped,
 )
 from rucio_fs.catalogue.cache import CachedCatalogue
@@ -161,7 +162,7 @@ async def _state_of_file(subject: Subject) -> str:
     if outlook is not None and outlook.state not in (State.NOT_AVAILABLE, State.AVAILABLE):
         return str(outlook.state.value)
     match decision:
-        case Arriving():
+        case Arriving() | Stream(is_coming=True):
             return State.REPLICATING.value
         case Nearline():
             return State.NEARLINE.value
@@ -206,9 +207,19 @@ async def _local_path(subject: Subject) -> str | None:
 async def _source(subject: Subject) -> str | None:
     """The RSE whose copy an open would read now."""
     prospect = await subject.prospect()
-    if prospect.error is None and isinstance(prospect.decision, Local):
-        return prospect.decision.copies[0].rse
-    return None
+    match prospect.decision:
+        case Local(copies) if prospect.error is None:
+            return copies[0].rse
+        case Stream(replicas=replicas):
+            return replicas[0].rse
+        case _:
+            return None
+
+
+async def _cached_bytes(subject: Subject) -> str | None:
+    """How much of it was streamed and is kept on this machine's disk."""
+    cached = subject.opener.cached_bytes((await subject.prospect()).file)
+    return None if cached is None else str(cached)
 
 
 async def _error_of_file(subject: Subject) -> str | None:
@@ -317,5 +328,6 @@ _OF_FILES: dict[str, Reader] = {
     "pfn": _pfn,
     "local_path": _local_path,
     "source": _source,
+    "cached_bytes": _cached_bytes,
     "error": _error_of_file,
 }

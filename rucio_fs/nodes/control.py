@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
+
+import trio
 
 from rucio_fs.callers import Caller
 from rucio_fs.did import Identity
-from rucio_fs.errors import NotFound
+from rucio_fs.diskcache.store import Store
+from rucio_fs.errors import NotFound, Refused
 from rucio_fs.nodes.base import (
     Attr,
     Dir,
@@ -22,7 +27,10 @@ from rucio_fs.nodes.base import (
 )
 from rucio_fs.sources.base import Data
 
+log = logging.getLogger(__name__)
+
 _FOREVER = 86400.0
+_CLEARING = 10.0  # s a writer waits until the cache is cleared; then that goes on behind
 
 
 class TextFile(File):
@@ -118,6 +126,76 @@ class RefreshFile(File):
         """The shell's ``>`` truncates before it writes; there is nothing to cut."""
 
 
+class CacheFile(File):
+    """The cache on disk: it reads as `Store.status`, and takes the orders ``clear`` and ``verify``.
+
+    What is ordered runs in *nursery*; the same order given meanwhile begins nothing new.
+    """
+
+    is_writable = True
+
+    def __init__(self, name: str, store: Store, nursery: trio.Nursery, born_ns: int) -> None:
+        self._name = name
+        self._store = store
+        self._nursery = nursery
+        self._born_ns = born_ns
+        self._cleared: trio.Event | None = None
+        self._is_verifying = False
+
+    @property
+    def key(self) -> Key:
+        return ("control", self._name)
+
+    async def attr(self, who: Identity) -> Attr:
+        return Attr(stat.S_IFREG | 0o644, 0, self._born_ns, 0.0)
+
+    async def open(self, who: Identity, flags: int, caller: Caller) -> OpenFile:
+        facts = self._store.status() | {"is_clearing": self._cleared is not None}
+        return _OpenOrders(f"{json.dumps(facts, indent=2)}\n".encode(), self._order)
+
+    async def truncate(self, who: Identity) -> None:
+        """The shell's ``>`` truncates before it writes; there is nothing to cut."""
+
+    async def _order(self, order: str) -> None:
+        """Return when it is cleared (or after 10 s), or when the verification has begun.
+
+        Raises: Refused
+        """
+        match order.strip():
+            case "clear":
+                if self._cleared is None:
+                    self._cleared = trio.Event()
+                    self._nursery.start_soon(self._clear, self._cleared)
+                with trio.move_on_after(_CLEARING):
+                    await self._cleared.wait()
+            case "verify":
+                if not self._is_verifying:
+                    await self._nursery.start(self._verify)
+            case _:
+                raise Refused(f".rucio/{self._name} takes clear or verify, not {order[:40]!r}")
+
+    async def _clear(self, cleared: trio.Event) -> None:
+        try:
+            await self._store.clear()
+        except OSError as exc:
+            log.warning("the cache %s is not cleared: %s", self._store.directory, exc)
+        except Exception:  # which would end the mount
+            log.exception("bug while clearing %s", self._store.directory)
+        finally:
+            self._cleared = None
+            cleared.set()
+
+    async def _verify(self, task_status: trio.TaskStatus[None]) -> None:
+        self._is_verifying = True
+        task_status.started()  # who has ordered it goes on after our first await: it has begun then
+        try:
+            await self._store.verify()
+        except Exception:  # which would end the mount
+            log.exception("bug while verifying %s", self._store.directory)
+        finally:
+            self._is_verifying = False
+
+
 class ControlDir(Dir):
     """A directory of fixed nodes."""
 
@@ -175,4 +253,14 @@ class _OpenRefresh(OpenFile):
 
     async def write(self, offset: int, data: bytes) -> int:
         self._refresh()
+        return len(data)
+
+
+class _OpenOrders(_OpenText):
+    def __init__(self, data: bytes, order: Callable[[str], Awaitable[None]]) -> None:
+        super().__init__(data, direct_io=True)
+        self._order = order
+
+    async def write(self, offset: int, data: bytes) -> int:
+        await self._order(data.decode(errors="replace"))
         return len(data)

@@ -98,6 +98,8 @@ class _DIDNode(Node):
             services.catalogue.forget(self.did)
         elif services.rules is not None and name in requests.NAMES:
             await requests.carry_out(self._subject(who), services.rules, name, value)
+        elif self.is_file and name == requests.SUSPICIOUS:
+            await requests.declare_suspicious(self._subject(who), value)
         else:
             await super().set_xattr(who, name, value)
 
@@ -216,10 +218,10 @@ class DIDFile(_DIDNode, File):
 class OpenDIDFile(OpenFile):
     """An open file DID.  Its bytes never change, so the kernel may keep its pages."""
 
-    __slots__ = ("_opened", "_source")
-    keep_cache = True
+    __slots__ = ("_opened", "_source", "keep_cache")
 
     def __init__(self, opened: Opened) -> None:
+        self.keep_cache = opened.keeps_cache
         self._opened = opened
         self._source = opened.source
 

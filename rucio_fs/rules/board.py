@@ -30,9 +30,11 @@ class Board:
     *on_arrival* is called with a delivery when its data is here.
     """
 
-    def __init__(self, on_arrival: Callable[[Delivery], None]) -> None:
+    def __init__(
+        self, on_arrival: Callable[[Delivery], None], events: Events | None = None
+    ) -> None:
         self.on_arrival = on_arrival
-        self.events = Events()
+        self.events = events if events is not None else Events()
         self._deliveries: dict[tuple[Identity, DID], Delivery] = {}
         self._refusals: LRUCache[tuple[Identity, DID], RucioFsError] = LRUCache(REMEMBERED)
         self._durations: deque[float] = deque(maxlen=_FINISHED)

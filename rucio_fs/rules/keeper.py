@@ -27,6 +27,7 @@ from rucio_fs.errors import (
 from rucio_fs.rules.board import REMEMBERED, Board
 from rucio_fs.rules.delivery import Delivery, State
 from rucio_fs.rules.dispatching import Dispatcher
+from rucio_fs.rules.events import Events
 from rucio_fs.rules.finding import Finder
 from rucio_fs.rules.guard import Guard
 from rucio_fs.rules.making import Maker
@@ -57,8 +58,9 @@ class RuleKeeper:
         config: RulesConfig,
         nursery: trio.Nursery,
         on_arrival: Callable[[Delivery], None],
+        events: Events | None = None,
     ) -> None:
-        self.board = Board(on_arrival)
+        self.board = Board(on_arrival, events)
         self.finder = Finder(rules, terms)
         self._rules = rules
         self._guard = guard
@@ -272,7 +274,6 @@ class RuleKeeper:
         return {
             "on_their_way": len(self.board),
             "waiting": self._waiting,
-            "problems": len(self.board.events.problems()),
         }
 
     def stop(self) -> None:

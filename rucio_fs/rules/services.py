@@ -12,6 +12,7 @@ from rucio_fs.catalogue.base import Rules
 from rucio_fs.config import Config, RulesConfig
 from rucio_fs.did import RuleTerms
 from rucio_fs.rules.delivery import Delivery
+from rucio_fs.rules.events import Events
 from rucio_fs.rules.finding import MARK
 from rucio_fs.rules.guard import Guard
 from rucio_fs.rules.keeper import RuleKeeper
@@ -40,8 +41,14 @@ class RuleServices:
         host: str,
         nursery: trio.Nursery,
         on_arrival: Callable[[Delivery], None],
+        events: Events | None = None,
     ) -> RuleServices:
         """The services of a mount of the Rucio at *host*; nothing runs yet."""
+
+        def arrived(delivery: Delivery) -> None:
+            outlooks.forget(delivery.did)
+            on_arrival(delivery)
+
         keeper = RuleKeeper(
             rules,
             terms,
@@ -49,7 +56,8 @@ class RuleServices:
             config.opening,
             config.rules,
             nursery,
-            on_arrival,
+            arrived,
+            events,
         )
         outlooks = Outlooks(
             keeper, rules, keeper.finder, terms.rse_expression, config.cache, nursery

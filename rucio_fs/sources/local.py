@@ -1,15 +1,12 @@
 """Files that lie on this machine: the mounted tree of the colocated RSE.
 
-What is in the page cache is read at once in the event loop (a thread hop costs 130-180 us, such a
-read 10); what is not, and opening, goes to a worker thread, since the tree may be a network
-filesystem that takes its time or hangs.
+What is in the page cache is read at once in the event loop; what is not, and opening, goes to a
+worker thread, since the tree may be a network filesystem that takes its time or hangs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import mmap
 import os
 import stat
 from collections.abc import Callable
@@ -19,14 +16,11 @@ import trio
 
 from rucio_fs.errors import Corrupt, NotFound, TooSlow, Unreachable
 from rucio_fs.sources.base import Data
+from rucio_fs.sources.pagecache import PageCache
 
 T = TypeVar("T")
 
-_LARGEST_READ = 1 << 20  # bytes; the kernel asks for no more than the read-ahead of the mount
-_scratch = memoryview(mmap.mmap(-1, _LARGEST_READ))
 _threads = trio.CapacityLimiter(32)  # hung ones must not use up those that talk to Rucio
-
-_NOWAIT_UNKNOWN = (errno.EOPNOTSUPP, errno.EINVAL)  # e.g. a FUSE filesystem below us
 
 
 class LocalSource:
@@ -37,7 +31,7 @@ class LocalSource:
         self.size = size
         self._fd = fd
         self._timeout = timeout
-        self._nowait = hasattr(os, "RWF_NOWAIT")
+        self._pages = PageCache(fd)
 
     def __repr__(self) -> str:
         return f"<LocalSource {self.path}>"
@@ -77,17 +71,12 @@ class LocalSource:
         size = min(size, self.size - offset)
         if size <= 0:
             return b""
-        if self._nowait and size <= _LARGEST_READ:
-            try:
-                found = os.preadv(self._fd, [_scratch[:size]], offset, os.RWF_NOWAIT)
-            except BlockingIOError:
-                found = 0
-            except OSError as exc:
-                if exc.errno not in _NOWAIT_UNKNOWN:
-                    raise Unreachable(f"read {self.path}: {exc.strerror}") from exc
-                self._nowait, found = False, 0
-            if found == size:
-                return _scratch[:size]  # atomic: handed to the kernel before anybody else runs
+        try:
+            found = self._pages.read(offset, size)
+        except OSError as exc:
+            raise Unreachable(f"read {self.path}: {exc.strerror}") from exc
+        if found is not None:
+            return found  # atomic: handed to the kernel before anybody else runs
         return await _in_thread(lambda: self._read_all(offset, size), self.path, self._timeout)
 
     def _read_all(self, offset: int, size: int) -> bytes:

@@ -333,6 +333,7 @@ EXPECTED = {
     "NoRule": ("ENODATA", "DEBUG"),
     "OnTape": ("ENOMEDIUM", "INFO"),
     "NoReplica": ("ENODATA", "WARNING"),
+    "NoSource": ("EIO", "WARNING"),
     "Corrupt": ("EIO", "ERROR"),
     "UsageError": ("EIO", "ERROR"),
     "MountError": ("EIO", "ERROR"),

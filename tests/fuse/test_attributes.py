@@ -236,6 +236,7 @@ def test_attributes_of_a_local_file_are_rucio_s(lake: Lake, mount: Mount, rest: 
         "locality": "LOCAL",
         "replicas": "COLO=AVAILABLE,REM1=AVAILABLE",
         "source": "COLO",
+        "cached_bytes": "0",
         "local_path": str(path),
         "pfn": f"file://localhost{path}",
         "meta.run": "7",
@@ -248,7 +249,8 @@ def test_attributes_of_a_remote_file_say_where_it_is(mount: Mount, rest: Changer
     assert found["state"] == "NOT_AVAILABLE"
     assert found["replicas"] == "REM1=AVAILABLE"
     assert found["pfn"] in row["pfns"]
-    assert not {"local_path", "source"} & set(found)
+    assert found["source"] == "REM1"
+    assert "local_path" not in found
     assert {key: found[f"meta.{key}"] for key in ("target", "band", "exptime")} == {
         "target": "NGC 1068",
         "band": "g",

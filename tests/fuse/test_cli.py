@@ -62,7 +62,9 @@ def rucio_fs(
         text=True,
         timeout=timeout,
         cwd="/",
-        env=clean_environment(RUCIO_FS_LOG_FILE="/dev/null", **(environment or {})),
+        env=clean_environment(
+            RUCIO_FS_LOG_FILE="/dev/null", RUCIO_FS_DISKCACHE_SIZE="0", **(environment or {})
+        ),
     )
     return Done(done.returncode, done.stdout, done.stderr)
 
@@ -526,7 +528,7 @@ def test_ctrl_c_while_waiting_ends_the_server(
             [*command, "--rucio-config", config, "-o", patient, directory],
             stderr=subprocess.PIPE,
             text=True,
-            env=clean_environment(RUCIO_FS_LOG_FILE="/dev/null"),
+            env=clean_environment(RUCIO_FS_LOG_FILE="/dev/null", RUCIO_FS_DISKCACHE_SIZE="0"),
         ) as waiting:
             silent.settimeout(DEADLINE)
             connection, _ = silent.accept()  # the server is logging in

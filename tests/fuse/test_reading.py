@@ -202,13 +202,12 @@ def test_a_prefix_map_stands_in_for_file_pfns(lake: Lake, mounter: Mounter) -> N
     )
 
 
-def test_a_mount_without_a_site_reads_nothing_and_says_so(mounter: Mounter) -> None:
-    mount = mounter(site="", rse="", expect_warnings=True)
-    assert _open_errno(mount, "lab", "mixed", "notes.txt") == "EAGAIN"
-    error = str(mount.xattr("error", "lab", "mixed", "notes.txt"))
-    assert "COLO" in error
-    assert "site" in error
-    assert mount.stat("lab", "mixed", "notes.txt")["size"] > 0
+def test_a_mount_without_a_site_streams(mounter: Mounter) -> None:
+    mount = mounter(site="", rse="")
+    assert _open_errno(mount, "lab", "mixed", "notes.txt") is None
+    assert mount.xattr("locality", "lab", "mixed", "notes.txt") == "REMOTE"
+    assert mount.xattr("source", "lab", "mixed", "notes.txt") in ("COLO", "REM1")
+    assert mount.xattr("error", "lab", "mixed", "notes.txt") == {"errno": "ENODATA"}
 
 
 # --- what is not -------------------------------------------------------------------------------
@@ -222,7 +221,10 @@ def test_a_mount_without_a_site_reads_nothing_and_says_so(mounter: Mounter) -> N
         ("short.dat", "has 50000 bytes, the catalogue says 100000"),
     ],
 )
-def test_a_damaged_local_copy_is_eio_with_the_reason(mount: Mount, name: str, reason: str) -> None:
+def test_a_damaged_local_copy_is_eio_with_the_reason(
+    mounter: Mounter, name: str, reason: str
+) -> None:
+    mount = mounter(policy="replicate", expect_warnings=True)
     assert _open_errno(mount, "lab", "damaged", name) == "EIO"
     error = str(mount.xattr("error", "lab", "damaged", name))
     assert reason in error
@@ -254,16 +256,6 @@ def test_what_is_not_the_file_of_the_catalogue_is_eio(
 def test_the_reason_is_in_the_log_too(mount: Mount) -> None:
     assert _open_errno(mount, "lab", "damaged", "lost.dat") == "EIO"
     assert any("lab:lost.dat" in line and " ERROR " in line for line in mount.warnings())
-
-
-def test_a_file_with_remote_replicas_only_is_eagain_with_the_reason(mount: Mount) -> None:
-    way = ("sky", "night-002", "exp0011_g.fits")
-    assert _open_errno(mount, *way) == "EAGAIN"
-    error = str(mount.xattr("error", *way))
-    assert "sky:exp0011_g.fits" in error
-    assert "REM1" in error
-    assert "rule" in error
-    assert mount.stat(*way)["size"] == 77760
 
 
 def test_a_file_without_any_replica_is_enodata(mount: Mount, scope: str) -> None:
@@ -337,26 +329,26 @@ wait()
 # --- what comes --------------------------------------------------------------------------------
 
 
-def test_a_file_that_a_rule_brings_becomes_readable_without_a_remount(
+def test_a_file_that_a_rule_brings_is_read_here_without_a_remount(
     lake: Lake, rest: Changer, mounter: Mounter, new_scope: str
 ) -> None:
     did, content = f"{new_scope}:data", os.urandom(100_000)
     rest.add_file(did, content, "REM1")
     mount = mounter(cache__now_ttl=0.2, cache__replicas_ttl=3600)
     way = (new_scope, "data")
-    assert _open_errno(mount, *way) == "EAGAIN"
+    assert _open_errno(mount, *way) is None
     assert mount.xattr("state", *way) == "NOT_AVAILABLE"
+    assert mount.xattr("source", *way) == "REM1"
     fts = FtsControl(lake.fts_url)
     fts.stall("data")
     try:
         rest.add_rule(did, "COLO")
         fts.wait_stalled(timeout=30)
         eventually(lambda: mount.xattr("state", *way), lambda state: state == "REPLICATING")
-        assert _open_errno(mount, *way) == "EAGAIN"
-        assert "being copied to COLO" in str(mount.xattr("error", *way))
+        assert _open_errno(mount, *way) is None
     finally:
         fts.clear()
-    eventually(lambda: _open_errno(mount, *way), lambda number: number is None)
+    eventually(lambda: mount.xattr("source", *way), lambda rse: rse == "COLO")
     printed = mount.run("sha256sum", mount.path.joinpath(*way)).stdout
     assert printed.split()[0] == hashlib.sha256(content).hexdigest()
     assert mount.xattr("state", *way) == "AVAILABLE"

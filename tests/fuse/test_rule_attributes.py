@@ -421,9 +421,9 @@ def test_a_mount_without_attributes_brings_files_all_the_same(
 
 
 def test_a_mount_that_makes_no_rules(mounter: Mounter, lab: RuleLab, did: str) -> None:
-    """With policy=stream there are no attributes of rules, and no files about them."""
+    """With policy=stream there are no attributes of rules, and no list of transfers."""
     site = Bringer(mounter(), lab)
     assert site.xattr("state", did) == "NOT_AVAILABLE"
     assert site.set_xattr("request", did) == "ENOTSUP"
-    assert site.mount.ls(".rucio") == ["refresh", "status"]
+    assert site.mount.ls(".rucio") == ["cache", "events", "problems", "refresh", "status"]
     assert site.xattr("rule_id", did) is None

@@ -97,7 +97,7 @@ def test_every_command_of_the_readme_works(mount: Mount) -> None:
         command = (
             command.replace("SCOPE/CONTAINER", "lab/campaign/run-0007")
             .replace("SCOPE/DATASET/FILE", "lab/mixed/notes.txt")
-            .replace("SCOPE/.../F", "lab/run-0008/run-0008.root")
+            .replace("SCOPE/.../F", "lab/damaged/lost.dat")
             .replace("SCOPE", "lab")
             .replace("~/", '"$(mktemp -d)"')
         )

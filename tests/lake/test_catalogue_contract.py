@@ -15,7 +15,8 @@ from rucio_fs.catalogue.base import Catalogue
 from rucio_fs.catalogue.rucio import RucioCatalogue
 from rucio_fs.config import RucioConfig
 from rucio_fs.did import DID, Identity
-from tests.unit.catalogue.contract import CatalogueContract
+from tests.lake.rest import Rest
+from tests.unit.catalogue.contract import CatalogueContract, Suspicions
 
 pytestmark = pytest.mark.lake
 
@@ -48,6 +49,18 @@ def catalogue(lake: Lake) -> Iterator[RucioCatalogue]:
     made = RucioCatalogue(Asking(_settings(lake)), site="HERE")
     yield made
     made.asking.close()
+
+
+@pytest.fixture
+def suspicions(lake: Lake) -> Iterator[Suspicions]:
+    rest = Rest(lake)
+
+    def of(did: DID) -> dict[str, int]:
+        rows = rest.get("/replicas/suspicious")
+        return {row["rse"]: row["cnt"] for row in rows if (row["scope"], row["name"]) == did}
+
+    yield of
+    rest.close()
 
 
 class TestRucioCatalogue(CatalogueContract):

@@ -7,6 +7,7 @@ import requests
 
 from lake import Lake
 from lake.endpoints import Endpoints
+from tests.lake.tokens import token_of
 
 pytestmark = pytest.mark.lake
 
@@ -16,24 +17,6 @@ def own_lake() -> Iterator[Lake]:
     lake = Lake.up(free_ports=True, oidc=True, daemons=False, samples=False)
     yield lake
     lake.down()
-
-
-def _token(lake: Lake, username: str = "alice", **parameters: str) -> str:
-    body = {
-        "grant_type": "urn:lake:direct",
-        "username": username,
-        "scope": "openid profile",
-        **parameters,
-    }
-    answer = requests.post(
-        f"{lake.oidc_url}/token",
-        auth=("rucio-fs", "fs-secret"),
-        data=body,
-        verify=str(lake.ca_file),
-        timeout=30,
-    )
-    answer.raise_for_status()
-    return str(answer.json()["access_token"])
 
 
 def _whoami(lake: Lake, token: str) -> requests.Response:
@@ -59,22 +42,22 @@ def _storage(lake: Lake, method: str, token: str | None, content: bytes = b"") -
 
 
 def test_rucio_knows_alice_by_her_token(own_lake: Lake) -> None:
-    answer = _whoami(own_lake, _token(own_lake))
+    answer = _whoami(own_lake, token_of(own_lake))
     assert (answer.status_code, answer.headers["Location"]) == (303, "alice")
 
 
 @pytest.mark.parametrize("wrong", [{"aud": "other"}, {"scope": "openid"}, {"username": "mallory"}])
 def test_rucio_refuses_another_token(own_lake: Lake, wrong: dict[str, str]) -> None:
-    answer = _whoami(own_lake, _token(own_lake, **wrong))
+    answer = _whoami(own_lake, token_of(own_lake, **wrong))
     assert answer.status_code == 401
     assert answer.headers["ExceptionClass"] == "CannotAuthenticate"
 
 
 def test_the_storage_takes_bearers_only(own_lake: Lake) -> None:
     audience = f"https://localhost:{own_lake.ports['tokens']}"
-    writer = _token(own_lake, scope="storage.read:/ storage.modify:/", aud=audience)
-    reader = _token(own_lake, scope="storage.read:/", aud=audience)
-    stranger = _token(own_lake, scope="storage.read:/", aud="https://elsewhere")
+    writer = token_of(own_lake, scope="storage.read:/ storage.modify:/", aud=audience)
+    reader = token_of(own_lake, scope="storage.read:/", aud=audience)
+    stranger = token_of(own_lake, scope="storage.read:/", aud="https://elsewhere")
     assert _storage(own_lake, "PUT", None, b"data") == 403
     assert _storage(own_lake, "PUT", reader, b"data") == 403
     assert _storage(own_lake, "PUT", writer, b"data") in (200, 201)
@@ -95,7 +78,7 @@ def test_an_endpoint_behind_tokens_serves_bearers_only(own_lake: Lake) -> None:
     endpoint = endpoints.add(*own_lake.webdav("tokens", tls=True))
     endpoints.place("guarded", "secret.dat", b"data", [endpoint])
     audience = f"https://localhost:{own_lake.ports['tokens']}"
-    reader = _token(own_lake, scope="storage.read:/", aud=audience)
+    reader = token_of(own_lake, scope="storage.read:/", aud=audience)
     for headers, status in (({}, 403), ({"Authorization": f"Bearer {reader}"}, 200)):
         answer = requests.get(
             endpoints.url(endpoint, "guarded", "secret.dat"),

@@ -14,6 +14,7 @@ from typing import Any
 
 from rucio_fs.commands import places, touching
 from rucio_fs.commands.asking import Found, question, settle
+from rucio_fs.commands.touching import Inspection
 from rucio_fs.errors import UsageError
 
 TOP = "/mnt/rucio"
@@ -41,6 +42,8 @@ class FakeMount:
         self.entries: dict[str, FakeEntry] = {}
         self.files = {f"{TOP}/.rucio/events": b"", f"{TOP}/.rucio/status": b"{}"}
         self.sets: list[tuple[str, str, str]] = []
+        self.local: dict[str, Inspection] = {}  # files of the site's storage, by their paths
+        self.on_write: Callable[[str, bytes], None] | None = None
         self.looks: list[tuple[float, str]] = []
         self.hangs = False
         self.is_dead = False
@@ -134,6 +137,17 @@ class FakeMount:
         if path not in self.files:
             raise _error(errno.ENOENT)
         return self.files[path][offset:], len(self.files[path])
+
+    def write(self, path: str, data: bytes) -> None:
+        self._check()
+        if path not in self.files:
+            raise _error(errno.ENOENT)
+        if self.on_write is None:
+            raise _error(errno.EROFS)
+        self.on_write(path, data)
+
+    def inspect(self, path: str, size: int) -> Inspection:
+        return self.local[path]
 
     def _entry(self, path: str) -> FakeEntry:
         if path not in self.entries:

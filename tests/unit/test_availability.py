@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import PurePosixPath
 
@@ -19,6 +20,7 @@ from rucio_fs.availability import (
     Nowhere,
     Policy,
     Site,
+    Stream,
     Unmapped,
     decide,
     local_path,
@@ -106,9 +108,11 @@ def _expected(
     colo_has_it = colo == "AVAILABLE"
     disks = ("REM1",) * disk + ("COLO",) * colo_has_it
     tapes = ("TAPE",) * tape
+    remote = ("REM1",) * disk + ("COLO",) * (colo_has_it and not mapped)
     found: list[tuple[bool, type[Decision], tuple[str, ...]]] = [
         (colo_has_it and mapped, Local, ("COLO",) + ("NEAR",) * near),
         (near, Local, ("NEAR",)),
+        (policy.streams and bool(remote), Stream, remote),
         (rse == "COLO" and colo_has_it, Unmapped, ("COLO",)),
         (rse == "COLO" and colo == "COPYING", Arriving, ("COLO",)),
         (not disks and not tapes, Nowhere, ()),
@@ -127,16 +131,21 @@ def _named(decision: Decision) -> tuple[str, ...]:
             return (rse,)
         case Bring(rses) | Elsewhere(rses) | Nearline(rses):
             return rses
+        case Stream(replicas=replicas):
+            return tuple(one.rse for one in replicas)
         case _:
             return ()
 
 
+@pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("recalls", [False, True])
 @pytest.mark.parametrize("brings", [False, True])
 @pytest.mark.parametrize("rse", ["COLO", None])
 @pytest.mark.parametrize("colo", ["AVAILABLE", "COPYING", "UNAVAILABLE", "BEING_DELETED", ""])
-def test_every_combination(colo: str, rse: str | None, brings: bool, recalls: bool) -> None:
-    policy = Policy(brings, recalls)
+def test_every_combination(
+    colo: str, rse: str | None, brings: bool, recalls: bool, streams: bool
+) -> None:
+    policy = Policy(brings, recalls, streams)
     for near, mapped, disk, tape in product((False, True), repeat=4):
         replicas = [wan("REM1")] * disk + [Replica("TAPE", "davs://tape/f", is_tape=True)] * tape
         if colo:
@@ -149,10 +158,44 @@ def test_every_combination(colo: str, rse: str | None, brings: bool, recalls: bo
         )
         decision = decide(where, Site.of("site", rse, {}, ()), policy)
         assert (type(decision), _named(decision)) == expected
+        if isinstance(decision, Stream):
+            # What is at the site already, though not as a file, needs no rule to come there.
+            is_here = rse == "COLO" and colo == "AVAILABLE"
+            assert decision.brings == (brings and not is_here)
+            assert decision.is_coming == (rse == "COLO" and colo == "COPYING")
+
+
+@pytest.mark.parametrize("pfn", ["davs://f/x", "dav://f/x", "https://f/x", "http://f/x"])
+def test_what_is_read_over_http_is_streamed(pfn: str) -> None:
+    decision = decide(file(wan("FAR", pfn)), HERE, Policy(streams=True))
+    assert decision == Stream((wan("FAR", pfn),))
+
+
+@pytest.mark.parametrize("pfn", ["root://f//x", "srm://f/x", "gsiftp://f/x", "file:///x", "httpx"])
+def test_what_is_not_read_over_http_is_not_streamed(pfn: str) -> None:
+    assert decide(file(wan("FAR", pfn)), HERE, Policy(streams=True)) == Elsewhere(("FAR",))
+
+
+def test_a_replica_that_is_not_available_is_not_streamed() -> None:
+    where = file(wan("A"), wan("B"), A="BAD")
+    assert decide(where, HERE, Policy(streams=True)) == Stream((wan("B"),))
+
+
+@pytest.mark.parametrize(("size", "brings"), [(99, False), (100, True), (101, True)])
+def test_a_small_file_is_streamed_without_a_rule(size: int, brings: bool) -> None:
+    policy = Policy(brings=True, streams=True, min_size=100)
+    decision = decide(replace(file(wan("FAR")), size=size), HERE, policy)
+    assert decision == Stream((wan("FAR"),), brings)
+
+
+def test_a_small_file_that_is_coming_is_waited_for_behind() -> None:
+    policy = Policy(brings=True, streams=True, min_size=100)
+    where = replace(file(wan("FAR"), COLO="COPYING"), size=1)
+    assert decide(where, HERE, policy) == Stream((wan("FAR"),), brings=True, is_coming=True)
 
 
 def test_nothing_is_done_that_nobody_asked_for() -> None:
-    assert Policy() == Policy(brings=False, recalls=False)
+    assert Policy() == Policy(brings=False, recalls=False, streams=False, min_size=0)
     assert decide(file(wan("FAR")), HERE) == Elsewhere(("FAR",))
 
 

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from rucio_fs.errors import Corrupt, NotFound, RucioFsError, TooSlow, Unreachable
-from rucio_fs.sources import local
+from rucio_fs.sources import local, pagecache
 from rucio_fs.sources.local import LocalSource
 
 TIMEOUT = 60.0
@@ -106,12 +106,12 @@ async def test_reads_are_exact(path: Path, way: str, offset: int, size: int) -> 
 
 
 async def test_reads_larger_than_the_shared_buffer(tmp_path: Path, way: str) -> None:
-    size = local._LARGEST_READ + 1000
+    size = pagecache.LARGEST_READ + 1000
     file = tmp_path / "large"
     file.write_bytes(pattern(size))
     source = await opened(file, size)
     assert bytes(await source.read(0, size)) == pattern(size)
-    assert bytes(await source.read(500, local._LARGEST_READ)) == pattern(size)[500:][:1048576]
+    assert bytes(await source.read(500, pagecache.LARGEST_READ)) == pattern(size)[500:][:1048576]
     source.close()
 
 
@@ -290,7 +290,7 @@ async def test_a_read_that_fails(
     monkeypatch.setattr(os, function, broken)
     if function == "pread":
         monkeypatch.delattr(os, "preadv")
-        source._nowait = False
+        source._pages._is_known = False
     with pytest.raises(Unreachable, match="Input/output error"):
         await source.read(0, 4096)
     source.close()
@@ -356,7 +356,7 @@ async def test_a_read_that_hangs(
 ) -> None:
     autojump_clock.autojump_threshold = float("inf")
     source = await opened(path, timeout=7.0)
-    source._nowait = False
+    source._pages._is_known = False
     hanging = Hanging(monkeypatch, "pread")
     autojump_clock.autojump_threshold = 0
     with pytest.raises(TooSlow):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rucio.client.baseclient import BaseClient
 
-from rucio_fs.catalogue import retrying, tokens
+from rucio_fs import tokens
+from rucio_fs.catalogue import retrying
 from rucio_fs.catalogue.asking import Asking
 from rucio_fs.catalogue.rucio import RucioCatalogue
 from rucio_fs.config import RucioConfig

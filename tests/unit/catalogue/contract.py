@@ -1,18 +1,19 @@
 """What every `Catalogue` owes, asked of the lake's sample data (`lake.samples`).
 
-Subclass it and give a fixture `catalogue`.  The real lake and the fake run the same tests.
+Subclass it and give the fixtures `catalogue` and `suspicions`.  The real lake and the fake run the
+same tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
 from lake import samples
-from rucio_fs.catalogue.base import BULK_LIMIT, Catalogue, Listing
+from rucio_fs.catalogue.base import BULK_LIMIT, REASON_LIMIT, Catalogue, Listing
 from rucio_fs.did import DID, DIDType, Identity
-from rucio_fs.errors import NotFound, Refused
+from rucio_fs.errors import NoReplica, NotFound, Refused
 
 MY = Identity()
 NOTHING = DID("sky", "no-such-did")
@@ -22,6 +23,9 @@ EMPTY = DID("lab", "empty")
 MIXED = DID("lab", "mixed")  # notes.txt from two scopes
 SURVEY = DID("sky", "survey")  # a container
 FILE = DID("sky", "exp0001_g.fits")  # at COLO and REM1
+
+Suspicions = Callable[[DID], Mapping[str, int]]
+"""How often the replicas of a file were declared suspicious, by RSE."""
 
 
 def _names(listing: Listing) -> set[DID]:
@@ -33,7 +37,7 @@ def _dids(names: Sequence[str]) -> set[DID]:
 
 
 class CatalogueContract:
-    """The tests.  They write nothing."""
+    """The tests.  They write nothing but declarations, which nobody else sees."""
 
     async def test_scopes_are_sorted(self, catalogue: Catalogue) -> None:
         scopes = await catalogue.scopes(MY)
@@ -157,3 +161,30 @@ class CatalogueContract:
     ) -> None:
         with pytest.raises(NotFound, match=str(did)):
             await getattr(catalogue, method)(MY, did)
+
+    async def test_a_replica_is_declared_suspicious(
+        self, catalogue: Catalogue, suspicions: Suspicions
+    ) -> None:
+        before, seen = suspicions(FILE), await catalogue.replicas(MY, FILE)
+        await catalogue.declare_suspicious(MY, FILE, "REM1", "the file has adler32 1, not 2")
+        await catalogue.declare_suspicious(MY, FILE, "COLO", "é" * (REASON_LIMIT + 1))
+        assert suspicions(FILE) == {rse: before.get(rse, 0) + 1 for rse in ("COLO", "REM1")}
+        assert await catalogue.replicas(MY, FILE) == seen, "it stays AVAILABLE"
+
+    @pytest.mark.parametrize("filename", samples.ODD_NAMES)
+    async def test_odd_names_are_declared_suspicious(
+        self, catalogue: Catalogue, suspicions: Suspicions, filename: str
+    ) -> None:
+        did = DID("lab", filename)
+        before = suspicions(did).get("REMND", 0)
+        await catalogue.declare_suspicious(MY, did, "REMND", "r")
+        assert suspicions(did) == {"REMND": before + 1}
+
+    @pytest.mark.parametrize("did", [FILE, NOTHING, NIGHT])
+    async def test_what_is_not_there_is_not_declared_suspicious(
+        self, catalogue: Catalogue, suspicions: Suspicions, did: DID
+    ) -> None:
+        before = suspicions(did)
+        with pytest.raises(NoReplica, match=f"{did} at REM2"):
+            await catalogue.declare_suspicious(MY, did, "REM2", "r")
+        assert suspicions(did) == before

@@ -62,6 +62,7 @@ class Server:
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, dict[str, str]]] = []  # method, path, headers
+        self.bodies: defaultdict[str, list[Any]] = defaultdict(list)  # JSON, by path
         self.silent_after_cut = False  # keep the connection of an answer that is cut
         self._answers: dict[str, list[Answer]] = defaultdict(list)
         self._over = threading.Event()
@@ -97,8 +98,10 @@ class Server:
         while (line := handler.rfile.readline().decode().strip()) != "":
             name, _, value = line.partition(": ")
             headers[name.lower()] = value
-        handler.rfile.read(int(headers.get("content-length", 0)))
+        body = handler.rfile.read(int(headers.get("content-length", 0)))
         path = target.partition("?")[0]
+        if body:
+            self.bodies[path].append(json.loads(body))
         self.requests.append((method, path, headers))
         answers = self._answers[path] or [error("404 NOT FOUND", "", "no such path")]
         chosen = answers.pop(0) if len(answers) > 1 else answers[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from rucio_fs.did import DID, Identity
 from rucio_fs.errors import Unreachable
 from tests.fakes import FailingCatalogue, FakeCatalogue, sample_lake
-from tests.unit.catalogue.contract import CatalogueContract
+from tests.unit.catalogue.contract import CatalogueContract, Suspicions
 
 MY = Identity()
 
@@ -17,11 +19,27 @@ class TestFakeCatalogue(CatalogueContract):
     def catalogue(self) -> FakeCatalogue:
         return sample_lake()
 
+    @pytest.fixture
+    def suspicions(self, catalogue: FakeCatalogue) -> Suspicions:
+        return _suspicions(catalogue)
+
 
 class TestFailingCatalogue(CatalogueContract):
     @pytest.fixture
-    def catalogue(self) -> FailingCatalogue:
-        return FailingCatalogue(sample_lake())
+    def catalogue(self, lake: FakeCatalogue) -> FailingCatalogue:
+        return FailingCatalogue(lake)
+
+    @pytest.fixture
+    def lake(self) -> FakeCatalogue:
+        return sample_lake()
+
+    @pytest.fixture
+    def suspicions(self, lake: FakeCatalogue) -> Suspicions:
+        return _suspicions(lake)
+
+
+def _suspicions(fake: FakeCatalogue) -> Suspicions:
+    return lambda did: Counter(rse for known, rse, _ in fake.suspicious if known == did)
 
 
 async def test_the_nth_call_fails() -> None:

@@ -393,4 +393,4 @@ async def test_transfers_tell_who_waits(clock: MockClock, bench: Bench) -> None:
     ]
     assert {one["files"] for one in told} == {1}
     assert told[0]["rule_id"] == bench.rules.ids(first)[0]
-    assert bench.keeper.status() == {"on_their_way": 2, "waiting": 3, "problems": 0}
+    assert bench.keeper.status() == {"on_their_way": 2, "waiting": 3}

@@ -16,15 +16,18 @@ from pathlib import Path
 TEMPORARY = Path("/tmp")  # by the standard, whatever TMPDIR says
 
 
-def sources(token_file: Path) -> list[tuple[str, str]]:
-    """Every place in order of preference, with the token in it ("" if there is none)."""
+def sources(token_file: Path | None) -> list[tuple[str, str]]:
+    """Every place in order of preference, with the token in it ("" if there is none).
+
+    *token_file* comes last.
+    """
     found = [("the environment variable BEARER_TOKEN", os.environ.get("BEARER_TOKEN", "").strip())]
     name = f"bt_u{os.geteuid()}"
     files = [
         os.environ.get("BEARER_TOKEN_FILE"),
         os.environ.get("XDG_RUNTIME_DIR") and f"{os.environ['XDG_RUNTIME_DIR']}/{name}",
         str(TEMPORARY / name),
-        str(token_file),
+        token_file and str(token_file),
     ]
     return found + [(file, read_token(Path(file))) for file in files if file]
 

@@ -1,0 +1,1 @@
+"""Bytes of files that were streamed, kept on this machine's disk."""

@@ -1,0 +1,16 @@
+"""The worker threads of the cache: a disk that hangs must not use up those that fetch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+T = TypeVar("T")
+_threads = trio.CapacityLimiter(8)
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """What *call* returns, or raises; it runs to its end also if the caller is cancelled."""
+    return await trio.to_thread.run_sync(call, limiter=_threads)

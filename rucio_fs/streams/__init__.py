@@ -1,0 +1,1 @@
+"""Files read from storages over WebDAV while they are needed: in parallel, verified, kept."""

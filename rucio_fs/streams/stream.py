@@ -1,0 +1,358 @@
+"""One file that is being streamed: what is fetched for its readers, and when they are answered.
+
+All readers of a file share one `Stream`, so that its bytes are moved once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, NamedTuple
+
+import trio
+
+from rucio_fs.did import FileReplicas
+from rucio_fs.diskcache.entry import Entry
+from rucio_fs.diskcache.segments import Segment
+from rucio_fs.diskcache.store import Store
+from rucio_fs.errors import Corrupt, RucioFsError, TooSlow, Unreachable
+from rucio_fs.sources.base import Data
+from rucio_fs.streams import buffers
+from rucio_fs.streams.buffers import Buffers
+from rucio_fs.streams.candidates import Candidates
+from rucio_fs.streams.fetching import Fetcher
+from rucio_fs.streams.holdings import Holdings
+from rucio_fs.streams.judging import Judge
+from rucio_fs.streams.pieces import Piece, aligned
+from rucio_fs.streams.reader import StreamSource
+from rucio_fs.streams.window import NEAR
+
+log = logging.getLogger(__name__)
+
+_KEEPING = 0.5  # of the memory may wait for the disk
+_SMALLEST_AHEAD = 1 << 18  # bytes; smaller requests cost more than they bring
+
+
+class Share(NamedTuple):
+    """What one stream may have fetched ahead."""
+
+    nbytes: int
+    requests: int
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all streams of a mount have in common.
+
+    *share* says how many bytes one stream may have fetched ahead now, and in how many requests.
+    Told are: *on_wrong* of a file whose bytes were wrong, with words and the RSEs they came from;
+    *on_read* of the first read of a reader that went well, and of each that failed; *on_idle* of a
+    stream that nobody reads any more.  *deadline* (s) is that of a read.  *clock* counts uses of
+    memory, *keeping* the bytes that are being written to disk.
+    """
+
+    fetcher: Fetcher
+    buffers: Buffers
+    store: Store | None
+    nursery: trio.Nursery
+    deadline: float
+    share: Callable[[], Share]
+    on_wrong: Callable[[FileReplicas, str, frozenset[str]], None]
+    on_read: Callable[[FileReplicas, RucioFsError | None], None]
+    on_idle: Callable[[Stream], None]
+    clock: count[int] = field(default_factory=count)
+    keeping: int = 0
+
+
+class Stream:
+    """A file and its readers.
+
+    *ask_again* has Rucio asked for the replicas of now, and says whether that gave new hope.
+    """
+
+    def __init__(
+        self,
+        file: FileReplicas,
+        candidates: Candidates,
+        entry: Entry | None,
+        shared: Shared,
+        ask_again: Callable[[], Awaitable[bool]],
+    ) -> None:
+        self.file = file
+        self.candidates = candidates
+        self.entry = entry
+        self.read_at = trio.current_time()
+        self._readers: set[StreamSource] = set()
+        self._shared = shared
+        self._ask_again = ask_again
+        self._holdings = Holdings(file.size, entry, shared.clock)
+        self._judge = Judge(
+            file.size,
+            file.adler32,
+            entry.stored if entry is not None else (),
+            is_right=entry is not None and entry.is_whole,
+        )
+        self._version = 0  # counts the times that its bytes turned out to be wrong
+        self._news = trio.Event()  # a piece has ended
+
+    def __repr__(self) -> str:
+        return f"<Stream of {self.file.did} for {len(self._readers)}: {self._holdings!r}>"
+
+    # --- readers ---------------------------------------------------------------------------------
+
+    def join(self) -> StreamSource:
+        """A new reader."""
+        reader = StreamSource(str(self.file.did), self.file.size, self)
+        self._readers.add(reader)
+        return reader
+
+    def leave(self, reader: StreamSource) -> None:
+        if reader not in self._readers:
+            return
+        self._readers.remove(reader)
+        # Also for a read that still waits: what it would fetch now nobody would give back.
+        reader.error = Unreachable(f"{self.file.did} was closed")
+        if self._readers:
+            self._cancel_unwanted()
+        else:
+            self._shared.on_idle(self)
+
+    def end(self) -> None:
+        """Nobody reads it: end what is on its way and give the memory back."""
+        for piece in list(self._holdings.pieces):
+            if piece.is_done:
+                self.drop(piece)
+            else:
+                piece.cancel()
+
+    def stop(self) -> None:
+        """The mount ends: whoever waits is answered."""
+        for reader in self._readers:
+            reader.error = Unreachable("the mount is ending")
+        self.end()
+
+    async def read(self, reader: StreamSource, offset: int, size: int) -> Data:
+        """The bytes for *reader*, all of them inside the file."""
+        is_first = not reader.has_read
+        try:
+            data = await self._read(reader, offset, size)
+        except RucioFsError as exc:
+            self._shared.on_read(self.file, exc)
+            raise
+        if is_first:
+            self._shared.on_read(self.file, None)
+        return data
+
+    async def _read(self, reader: StreamSource, offset: int, size: int) -> Data:
+        if reader.error is not None:
+            raise reader.error.copy()
+        self.read_at = trio.current_time()
+        end = offset + size
+        self._look_ahead(reader, offset, end)
+        with trio.move_on_after(self._shared.deadline):
+            while True:
+                if end == self.file.size or reader.has_end:
+                    await self._until_judged()
+                version = self._version
+                data = await self._holdings.read(offset, end)
+                if reader.error is not None:
+                    raise reader.error.copy()
+                if data is not None and version == self._version:
+                    reader.has_read = True
+                    reader.has_end |= end == self.file.size
+                    return data
+                await self._come(offset, end)
+        raise TooSlow(
+            f"{self.file.did}: its bytes did not come within {self._shared.deadline:g} s:"
+            f" {self.candidates.reasons()}"
+        )
+
+    async def _come(self, offset: int, end: int) -> None:
+        """Wait until the bytes are here, or gone again.
+
+        Raises: what ended one of their pieces and is not over.
+        """
+        for start, stop in self._holdings.missing(*aligned(offset, end, self.file.size)):
+            self._fetch(start, stop, is_urgent=True)
+        version = self._version
+        for piece in self._holdings.between(offset, end):
+            try:
+                await piece.until(min(end, piece.end))
+            except Unreachable:
+                if not piece.is_cancelled and version == self._version:
+                    raise
+
+    # --- what to fetch ---------------------------------------------------------------------------
+
+    def _look_ahead(self, reader: StreamSource, offset: int, end: int) -> None:
+        share = self._shared.share()
+        ahead = reader.window.ahead(offset, end - offset, share.nbytes)
+        if not ahead:
+            reader.reach = (offset, end)
+            self._cancel_unwanted()
+            return
+        # What was fetched for it stays its own, also when its share becomes smaller; and reads of
+        # the kernel overtake each other.
+        reader.reach = (offset - NEAR, max(reader.reach[1], end + ahead))
+        length = _piece_length(ahead, share.requests)
+        target = min(self.file.size, end + ahead)
+        start = self._holdings.covered_until(end)
+        while start < target:
+            # Ends at multiples of the length, so that what is joined later fits together.
+            stop = min(self.file.size, (start // length + 1) * length)
+            if stop > target:
+                return
+            stop = self._holdings.missing(start, stop)[0][1]
+            if not self._fetch(start, stop, is_urgent=False):
+                return
+            start = self._holdings.covered_until(stop)
+
+    def _fetch(self, start: int, end: int, *, is_urgent: bool) -> bool:
+        """Ask for a range that nobody has asked for yet; whether there is memory for it."""
+        while start < end:
+            stop = min(end, start + buffers.LARGEST)
+            buffer = self._shared.buffers.take(stop - start, is_urgent=is_urgent)
+            if buffer is None:
+                return False
+            self._judge.doubt(start, stop)
+            piece = Piece(start, stop, buffer, is_urgent=is_urgent)
+            self._holdings.add(piece)
+            self._shared.nursery.start_soon(self._bring, piece)
+            start = stop
+        return True
+
+    async def _bring(self, piece: Piece) -> None:
+        error: RucioFsError | None = None
+        adler32 = 0
+        try:
+            with piece.scope:
+                adler32 = await self._shared.fetcher.fill(
+                    self.file.did, self.file.size, piece, self.candidates, self._ask_again
+                )
+            if piece.is_cancelled:
+                error = Unreachable(f"{self.file.did}: nobody wanted it any more")
+        except RucioFsError as exc:
+            error = exc
+        except trio.Cancelled:
+            error = Unreachable("the mount is ending")
+            raise
+        except Exception as exc:
+            log.exception("bug while fetching %s", self.file.did)
+            error = RucioFsError(f"internal error: {exc!r}")
+        finally:
+            # atomic: whoever waits finds it as it is to be found
+            segment = Segment(piece.start, piece.end, adler32)
+            if error is None:
+                error = self._arrived(piece, segment)
+            piece.finish(error)
+            if error is not None:
+                self.drop(piece)
+            self._news.set()
+            self._news = trio.Event()
+        if error is None:
+            await self._keep(piece, segment)
+
+    async def _keep(self, piece: Piece, segment: Segment) -> None:
+        """Write a piece that has come to the cache."""
+        entry, shared = self.entry, self._shared
+        if entry is None or shared.store is None:
+            return
+        if shared.keeping > shared.buffers.limit * _KEEPING:
+            return  # the disk is slower than the network: readers shall not wait for it
+        piece.pins += 1
+        entry.users += 1
+        shared.keeping += len(piece)
+        try:
+            await shared.store.keep(entry, segment, piece.view(piece.start, piece.end))
+        finally:
+            shared.keeping -= len(piece)
+            piece.pins -= 1
+            if piece not in self._holdings.pieces:  # it was thrown away meanwhile
+                shared.buffers.give(piece.buffer)
+            elif not self._readers:
+                self.drop(piece)
+            with trio.CancelScope(shield=True):
+                await shared.store.give_back(entry)
+
+    def _cancel_unwanted(self) -> None:
+        """End what was fetched ahead for somebody who went elsewhere."""
+        for piece in self._holdings.pieces:
+            is_wanted = piece.is_done or piece.is_urgent or piece.waiting
+            if not is_wanted and not self._is_near(piece):
+                piece.cancel()
+
+    def _is_near(self, piece: Piece) -> bool:
+        return any(reader.reaches(piece.start, piece.end) for reader in self._readers)
+
+    # --- whether it is the right file ------------------------------------------------------------
+
+    async def _until_judged(self) -> None:
+        """Before the last byte is given: if the whole file is here or about to be, compare it."""
+        while self._judge.knows_soon(
+            (piece.start, piece.end) for piece in self._holdings.pieces if not piece.is_done
+        ):
+            await self._news.wait()
+
+    def _arrived(self, piece: Piece, segment: Segment) -> RucioFsError | None:
+        """Take a piece in; return what is wrong with the file if that shows now."""
+        words = self._judge.receive(segment, piece.rses)
+        if words is not None:
+            return self._throw_away(words)
+        if self._judge.is_right and self.entry is not None and not self.entry.is_whole:
+            self.entry.is_whole = self.entry.is_dirty = True
+        return None
+
+    def _throw_away(self, words: str) -> RucioFsError:
+        """The file is whole, and wrong."""
+        rses = self._judge.rses
+        message = f"{self.file.did} from {', '.join(sorted(rses)) or 'the cache'}: {words}"
+        self._version += 1
+        self.candidates.spoiled(rses, words)
+        self._judge.begin_anew()
+        self.end()
+        # Those that are being written to the cache give their memory back after that.
+        self._holdings.pieces = [one for one in self._holdings.pieces if not one.is_done]
+        if self.entry is not None:
+            self.entry.forget()
+            self._shared.nursery.start_soon(self.entry.empty)
+        for reader in self._readers:
+            if reader.has_read:
+                reader.error = Corrupt(f"{message}; what was read is wrong: open it again")
+        self._shared.on_wrong(self.file, message, rses)
+        return Unreachable(f"{message}; it is fetched again")
+
+    # --- memory ----------------------------------------------------------------------------------
+
+    def spare(self) -> list[tuple[int, Stream, Piece]]:
+        """Pieces whose memory can be taken, each with when it was used last.
+
+        What was fetched ahead of a reader is not among them until it is on disk.
+        """
+        return [
+            (piece.used_at, self, piece)
+            for piece in self._holdings.pieces
+            if piece.is_idle and (self._holdings.is_on_disk(piece) or not self._is_near(piece))
+        ]
+
+    def drop(self, piece: Piece) -> None:
+        """Take a piece's memory away, unless somebody needs it."""
+        if piece in self._holdings.pieces and not piece.pins:
+            self._holdings.pieces.remove(piece)
+            self._shared.buffers.give(piece.buffer)
+
+    def status(self) -> dict[str, Any]:
+        """Facts for `.rucio/status`; sizes in bytes."""
+        return {
+            "did": str(self.file.did),
+            "readers": len(self._readers),
+            "received": self._judge.received,
+            "on_its_way": sum(len(piece) - piece.got for piece in self._holdings.pieces),
+        }
+
+
+def _piece_length(ahead: int, requests: int) -> int:
+    """Bytes of one request, a power of two: so many *requests* make up what is fetched ahead."""
+    length = max(_SMALLEST_AHEAD, 1 << max(0, ahead // requests - 1).bit_length())
+    return min(length, buffers.LARGEST)

@@ -1,0 +1,225 @@
+"""All files that are streamed by a mount, and what they share: connections, memory, the cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+from cachetools import LRUCache
+
+from rucio_fs.config import StoragesConfig, StreamingConfig
+from rucio_fs.did import DID, FileReplicas, Identity, Replica
+from rucio_fs.diskcache.store import Store
+from rucio_fs.errors import RucioFsError, Unreachable
+from rucio_fs.streams.buffers import Buffers
+from rucio_fs.streams.candidates import Candidates
+from rucio_fs.streams.credentials import Credentials
+from rucio_fs.streams.fetching import Fetcher
+from rucio_fs.streams.http import Pool
+from rucio_fs.streams.reader import StreamSource
+from rucio_fs.streams.storages import Storages
+from rucio_fs.streams.stream import Share, Shared, Stream
+
+log = logging.getLogger(__name__)
+
+_REMEMBERED = 10_000  # files of which it is known who gave wrong bytes
+_ACTIVE = 2.0  # s; who has read in that time needs memory
+_COUNTED = 0.5  # s for which the number of those counts
+_JANITOR = 2.0  # s between two looks for connections that nobody needs
+_ASK_AGAIN = 10.0  # s between two questions to Rucio where else a file could be
+
+Replicas = Callable[[], Awaitable[FileReplicas]]
+
+
+class Streams:
+    """Opens files for streaming.  What runs on runs in *nursery*.
+
+    *on_wrong* is told of a file whose bytes were wrong, in words; *on_trouble* of one that cannot
+    be read.
+    """
+
+    def __init__(
+        self,
+        config: StreamingConfig,
+        storages: StoragesConfig,
+        store: Store | None,
+        nursery: trio.Nursery,
+        on_wrong: Callable[[DID, str], None],
+        on_trouble: Callable[[DID, str], None] = lambda did, message: None,
+    ) -> None:
+        self.store = store
+        self._config = config
+        self._nursery = nursery
+        self._on_wrong = on_wrong
+        self._on_trouble = on_trouble
+        credentials = Credentials(storages)
+        self._pool = Pool(credentials.tls, config.timeout)
+        self._storages = Storages(config.connections, config.total_connections)
+        self._fetcher = Fetcher(self._pool, self._storages, credentials, config.deadline)
+        self._buffers = Buffers(config.memory, self._reclaim)
+        self._streams: dict[tuple[Identity, DID], Stream] = {}
+        self._distrusted: LRUCache[DID, frozenset[str]] = LRUCache(_REMEMBERED)
+        self._troubles: LRUCache[DID, RucioFsError] = LRUCache(_REMEMBERED)
+        self._spoiled: LRUCache[DID, bool] = LRUCache(_REMEMBERED)  # in the kernel's cache
+        self._active = 1
+        self._counted_at = float("-inf")
+        self._is_ending = False
+        self._opening: dict[tuple[Identity, DID], trio.Event] = {}
+        self._shared = Shared(
+            self._fetcher,
+            self._buffers,
+            store,
+            nursery,
+            config.deadline,
+            self._share,
+            self._wrong,
+            self._read,
+            self._idle,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Streams: {len(self._streams)} files, {self._pool!r}>"
+
+    async def run(self) -> None:
+        """End connections that are not needed any more, for ever."""
+        while True:
+            await trio.sleep(_JANITOR)
+            self._pool.close_idle(self._config.idle)
+
+    async def open(
+        self, who: Identity, file: FileReplicas, replicas: tuple[Replica, ...], of_now: Replicas
+    ) -> StreamSource:
+        """A source that streams *file* from *replicas*; *of_now* asks Rucio for those of now.
+
+        Raises: Unreachable (the mount is ending)
+        """
+        key = (who, file.did)
+        while (opening := self._opening.get(key)) is not None:
+            await opening.wait()
+        if self._is_ending:
+            raise Unreachable("the mount is ending")
+        stream = self._streams.get(key)
+        if stream is None:
+            self._opening[key] = trio.Event()
+            try:
+                stream = await self._begin(file, replicas, of_now)
+                self._streams[key] = stream
+                return stream.join()
+            finally:
+                self._opening.pop(key).set()
+        stream.candidates.update(replicas)
+        stream.candidates.forgive()
+        return stream.join()
+
+    async def _begin(
+        self, file: FileReplicas, replicas: tuple[Replica, ...], of_now: Replicas
+    ) -> Stream:
+        candidates = Candidates(replicas, self._storages)
+        candidates.distrust(self._distrusted.get(file.did, ()))
+        entry = await self.store.use(file) if self.store is not None else None
+        asked_at = float("-inf")
+        asking = trio.Lock()
+
+        async def ask_again() -> bool:
+            nonlocal asked_at
+            async with asking:
+                if candidates.usable():  # an answer to somebody else has brought hope
+                    return True
+                if trio.current_time() - asked_at < _ASK_AGAIN:
+                    return False
+                try:
+                    now = (await of_now()).replicas
+                except RucioFsError as exc:
+                    log.info("%s may be elsewhere by now: %s", file.did, exc)
+                    now = ()
+                asked_at = trio.current_time()
+                return bool(now) and candidates.update(now)
+
+        return Stream(file, candidates, entry, self._shared, ask_again)
+
+    def trouble(self, did: DID) -> RucioFsError | None:
+        """Why the last read of *did* failed; None if it went well since, or never failed."""
+        found: RucioFsError | None = self._troubles.get(did)
+        return found
+
+    def may_be_kept(self, did: DID) -> bool:
+        """Whether the kernel may keep what it remembers of the file, asked at an open.
+
+        After bytes that turned out to be wrong the next open has it forget them.
+        """
+        return not self._spoiled.pop(did, False)
+
+    def cached_bytes(self, file: FileReplicas) -> int | None:
+        """How much of *file* is on this machine's disk; None where nothing is kept there."""
+        return None if self.store is None else self.store.cached_bytes(file)
+
+    def status(self) -> dict[str, Any]:
+        """Numbers for `.rucio/status`; sizes in bytes."""
+        return {
+            "files": len(self._streams),
+            "received": self._fetcher.counters.received,
+            "requests": self._pool.requests,
+            "failures": self._fetcher.counters.failures,
+            "connections": self._pool.open,
+            "memory": self._buffers.lent,
+            "streams": [stream.status() for stream in list(self._streams.values())[:100]],
+        }
+
+    def stop(self) -> None:
+        """The mount ends: what is on its way is given up."""
+        self._is_ending = True
+        for stream in self._streams.values():
+            stream.stop()
+
+    def close(self) -> None:
+        """End the connections."""
+        self._pool.close()
+
+    # --- what the streams ask for ----------------------------------------------------------------
+
+    def _share(self) -> Share:
+        """What one stream may fetch ahead now, of memory and connections that all share."""
+        now = trio.current_time()
+        if now - self._counted_at >= _COUNTED:
+            self._counted_at = now
+            active = sum(now - one.read_at < _ACTIVE for one in self._streams.values())
+            self._active = max(1, active)
+        nbytes = min(self._config.window, self._buffers.limit // 2 // self._active)
+        return Share(nbytes, max(2, self._config.connections // self._active))
+
+    def _reclaim(self, nbytes: int) -> None:
+        """Take memory from pieces that nobody needs now, the longest unused first."""
+        idle = sorted(
+            (item for stream in self._streams.values() for item in stream.spare()),
+            key=lambda item: item[0],
+        )
+        for _, stream, piece in idle:
+            if nbytes <= 0:
+                return
+            nbytes -= len(piece.buffer)
+            stream.drop(piece)
+
+    def _wrong(self, file: FileReplicas, message: str, rses: frozenset[str]) -> None:
+        self._distrusted[file.did] = self._distrusted.get(file.did, frozenset()) | rses
+        self._spoiled[file.did] = True
+        log.error("%s", message)
+        self._on_wrong(file.did, message)
+
+    def _read(self, file: FileReplicas, error: RucioFsError | None) -> None:
+        if error is None:
+            self._troubles.pop(file.did, None)
+        else:
+            self._troubles[file.did] = error.copy()
+            self._on_trouble(file.did, str(error))
+
+    def _idle(self, stream: Stream) -> None:
+        """Its last reader has gone."""
+        key = next(key for key, one in self._streams.items() if one is stream)
+        del self._streams[key]
+        stream.end()
+        if stream.entry is not None and self.store is not None:
+            self._nursery.start_soon(self.store.give_back, stream.entry)
+        if not self._streams:
+            self._buffers.clear()
