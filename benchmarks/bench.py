@@ -47,6 +47,9 @@ class Sizes:
     stats: int = 10_000
     waiting: int = 500  # opens of files that are elsewhere
     scopes: int = 10  # of `entries` each, with --long
+    shared_bytes: int = 256 << 20  # of a file that is streamed beside others, or by many
+    random_reads: int = 50
+    streams: int = 64  # open at once
 
 
 QUICK = Sizes(
@@ -61,6 +64,9 @@ QUICK = Sizes(
     stats=100,
     waiting=20,
     scopes=2,
+    shared_bytes=16 << 20,
+    random_reads=10,
+    streams=8,
 )
 
 
@@ -120,11 +126,18 @@ class Bench:
         }
 
     def options(self, options: Mapping[str, object] | None = None) -> list[str]:
-        """Arguments of ``rucio-fs mount``: the site with its storage, then *options* of ``-o``."""
-        wanted = {"site": "HERE", "rse": "COLO"} | dict(options or {})
+        """Arguments of ``rucio-fs mount``: the site with its storage, then *options* of ``-o``.
+
+        An option that is None is left out: ``rse=None`` is a mount without storage beside it.
+        """
+        # By default it would be kept beyond the benchmark.
+        blocks = self.directory / f"blocks-{self._mounts}"
+        site = {"site": "HERE", "rse": "COLO", "diskcache.dir": blocks}
+        wanted = site | dict(options or {})
         arguments = ["--rucio-config", str(self.lake.client_config())]
         for key, value in wanted.items():
-            arguments += ["-o", f"{key}={value}"]
+            if value is not None:
+                arguments += ["-o", f"{key}={value}"]
         return arguments
 
     def mount(self, **options: object) -> Served:

@@ -59,7 +59,7 @@ def _latency(bench: Bench, rest: Rest, result: Result) -> None:
     scope = f"bring-{bench.tag}"
     rest.call("POST", f"/scopes/root/{scope}", None)
     say("bringing single files")
-    with bench.mount() as mount:
+    with bench.mount(policy="replicate") as mount:
         for number_ in range(2 * bench.sizes.rounds):
             rse = ("REM1", "REM2")[number_ % 2]
             name = f"one-{number_:03d}"
@@ -135,7 +135,7 @@ def _interrupts(bench: Bench, rest: Rest, result: Result) -> None:
     bench.lake.fill(scope, big=4 * rounds)
     names = _names(bench, rest, scope)
     say("ending waits")
-    with bench.mount() as mount, _stalled(bench.lake):
+    with bench.mount(policy="replicate") as mount, _stalled(bench.lake):
         for index, number_ in enumerate([signal.SIGINT, signal.SIGTERM, signal.SIGKILL] * rounds):
             path = mount.path / scope / "big" / names[index]
             reader = subprocess.Popen(["cat", str(path)], stdout=subprocess.DEVNULL)
@@ -171,7 +171,11 @@ def _crowd(bench: Bench, rest: Rest, result: Result) -> None:
     names = _names(bench, rest, scope)
     _place(bench.lake, rest, "COLO", scope, "local")
     say(f"{count} opens wait")
-    with bench.mount() as mount, _stalled(bench.lake), contextlib.ExitStack() as readers:
+    with (
+        bench.mount(policy="replicate") as mount,
+        _stalled(bench.lake),
+        contextlib.ExitStack() as readers,
+    ):
         bench.run(["ls", mount.path / scope / "big"])
         before = bench.calls()
         began = time.perf_counter()

@@ -22,6 +22,7 @@ from benchmarks.reading import reading
 from benchmarks.report import Result, machine, markdown, publish
 from benchmarks.served import BenchError
 from benchmarks.starting import start
+from benchmarks.streaming import streaming
 from lake.errors import LakeError
 
 BENCHMARKS: Mapping[str, Callable[[Bench], Result]] = {
@@ -32,6 +33,7 @@ BENCHMARKS: Mapping[str, Callable[[Bench], Result]] = {
     "memory": memory,
     "start": start,
     "bringing": bringing,
+    "streaming": streaming,
 }
 
 

@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import random
+import subprocess
 import sys
 import time
 import zlib
@@ -78,6 +79,88 @@ def checksums(path: str, length: int, readers: int, cold: bool) -> list[int]:
 
     _together(read, readers)
     return [int.from_bytes(results[4 * n : 4 * n + 4]) for n in range(readers)]
+
+
+def streamed(path: str, length: int) -> list[float]:
+    """Seconds from open to the first page and to the end of the first *length* bytes, in order."""
+    start = time.perf_counter()
+    fd = os.open(path, os.O_RDONLY)
+    _read(fd, 0, _PAGE)
+    first = time.perf_counter()
+    _read(fd, _PAGE, min(_BLOCK, length) - _PAGE)
+    _read(fd, _BLOCK, length - _BLOCK)
+    end = time.perf_counter()
+    os.close(fd)
+    return [first - start, end - start]
+
+
+def pieces(path: str, ranges: list[tuple[int, int]]) -> list[float]:
+    """Seconds of each read of (offset, length), one after the other; the open does not count."""
+    fd = os.open(path, os.O_RDONLY)
+    times = []
+    for offset, length in ranges:
+        start = time.perf_counter()
+        _read(fd, offset, length)
+        times.append(time.perf_counter() - start)
+    os.close(fd)
+    return times
+
+
+def first_pages(paths: list[str], elsewhere: int) -> list[float]:
+    """Seconds from open to the first page of files of which only the page *elsewhere* was read."""
+    for path in paths:
+        pieces(path, [(elsewhere, _PAGE)])
+    time.sleep(1.0)  # what that set off is over
+    times = []
+    for path in paths:
+        start = time.perf_counter()
+        fd = os.open(path, os.O_RDONLY)
+        _read(fd, 0, _PAGE)
+        times.append(time.perf_counter() - start)
+        os.close(fd)
+    return times
+
+
+def each(paths: list[str], length: int) -> float:
+    """Seconds for as many processes as *paths* to read *length* bytes of one each."""
+
+    def read(number: int) -> None:
+        _read(os.open(paths[number], os.O_RDONLY), 0, length)
+
+    return _together(read, len(paths))
+
+
+def slowly(paths: list[str], burst: int, pace: int, seconds: int) -> float:
+    """Read *burst* bytes of each file by a process each, then *pace* bytes/s for *seconds*."""
+
+    def read(number: int) -> None:
+        fd = os.open(paths[number], os.O_RDONLY)
+        _read(fd, 0, burst)
+        for second in range(seconds):
+            time.sleep(1.0)  # a program that computes meanwhile
+            _read(fd, burst + second * pace, pace)
+
+    return _together(read, len(paths))
+
+
+def curls(url: str, size: int, streams: int, authority: str) -> float:
+    """Seconds for as many curls as *streams* to get a part of *url* each."""
+    part = -(-size // streams)
+    start = time.perf_counter()
+    running = [
+        subprocess.Popen(
+            [
+                *["curl", "--silent", "--fail", "--noproxy", "*", "--cacert", authority],
+                *["--output", "/dev/null", "--range", f"{at}-{min(at + part, size) - 1}", url],
+            ]
+        )
+        for at in range(0, size, part)
+    ]
+    codes = [one.wait() for one in running]
+    took = time.perf_counter() - start
+    if any(codes):
+        raise OSError(f"curl of {url} failed: {codes}")
+    return took
 
 
 def stats(directories: list[str], count: int, rounds: int) -> list[list[float]]:

@@ -68,9 +68,14 @@ class LocalFile:
 
 
 @contextlib.contextmanager
-def local_file(bench: Bench, rest: Rest, scope: str) -> Iterator[LocalFile]:
-    """A DID of `file_bytes` random bytes in *scope* at the colocated RSE, gone afterwards."""
-    size, name = bench.sizes.file_bytes, f"data-{bench.tag}.bin"
+def local_file(
+    bench: Bench, rest: Rest, scope: str, size: int | None = None
+) -> Iterator[LocalFile]:
+    """A DID of *size* random bytes in *scope* at the colocated RSE, gone afterwards.
+
+    *size*: `file_bytes` if None.
+    """
+    size, name = size or bench.sizes.file_bytes, f"data-{bench.tag}.bin"
     did = {"scope": scope, "name": name}
     made = bench.directory / name
     say(f"writing a file of {size >> 20} MiB")
