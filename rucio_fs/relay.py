@@ -53,12 +53,15 @@ class Relay:
                         raise
                     continue  # there is a better one by now
                 log.warning("%r fails, back to streaming: %s", source, exc)
+                failure = exc
             again = await self._reopen()
             if source is self._source and not self.is_closed:
                 self.switch(again)
                 self.has_switched = False
             else:
                 again.close()
+            if self.is_closed:
+                raise failure
 
     async def _read(self, source: Source, offset: int, size: int) -> Data:
         """From *source*, which is not closed meanwhile."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 MAP_SUFFIX = ".map"
 _BLOCK = 512  # bytes in st_blocks
+_ALIGNED = 4096  # bytes, that writes past the page cache are multiples of
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Entry:
         self._doubtful = {segment.start for segment in self.stored} if is_doubtful else set()
         self._changing = trio.Lock()  # one at a time writes, saves, empties or closes
         self._fd = fd
+        self._direct_fd: int | None = None  # -1: there is none
         self._pages = PageCache(fd)
         self._generation = 0
         self._is_full_of_old = False
@@ -96,6 +99,12 @@ class Entry:
             return None
         # Meanwhile it may have been emptied, and zeros were read.
         return data if generation == self._generation and len(data) == size else None
+
+    async def advise(self, offset: int, size: int) -> None:
+        """Have bytes that are here read into memory: a reader comes that way."""
+        async with self._changing:
+            if self._fd >= 0:
+                await in_thread(lambda: self._advise(offset, size))
 
     async def write(self, segment: Segment, data: memoryview) -> bool:
         """Keep the bytes of *segment*; whether they are here.  Never raises for want of space.
@@ -185,8 +194,10 @@ class Entry:
         async with self._changing:
             self._generation += 1  # who still reads may read another file's descriptor
             fd, self._fd, self._pages = self._fd, -1, PageCache(-1)
-            if fd >= 0:
-                os.close(fd)
+            for one in (fd, self._direct_fd):
+                if one is not None and one >= 0:
+                    os.close(one)
+            self._direct_fd = -1
 
     # --- helpers ---------------------------------------------------------------------------------
 
@@ -278,11 +289,37 @@ class Entry:
         error: OSError | None = None
         try:
             while data:
-                count = os.pwrite(self._fd, data, offset)
+                count = self._write_some(offset, data)
                 offset, data = offset + count, data[count:]
         except OSError as exc:
             error = exc
         return os.fstat(self._fd).st_blocks * _BLOCK, error
+
+    def _write_some(self, offset: int, data: memoryview) -> int:
+        """Past the page cache where that can be done: the mount's own has these bytes already.
+
+        And pages that the system has not at hand cost ten times what writing does.
+        """
+        if self._direct_fd is None:
+            try:
+                flags = os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC
+                self._direct_fd = os.open(self.path, flags)
+            except OSError:
+                self._direct_fd = -1
+        whole = len(data) // _ALIGNED * _ALIGNED
+        if self._direct_fd >= 0 and whole and not offset % _ALIGNED:
+            try:
+                return os.pwrite(self._direct_fd, data[:whole], offset)
+            except OSError as exc:
+                if exc.errno != errno.EINVAL:
+                    raise
+                os.close(self._direct_fd)
+                self._direct_fd = -1  # this filesystem wants it otherwise
+        return os.pwrite(self._fd, data, offset)
+
+    def _advise(self, offset: int, size: int) -> None:
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_WILLNEED)
 
     def _save(self, found: maps.Map) -> int:
         if found.segments:

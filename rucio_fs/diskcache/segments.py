@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from math import inf
 from typing import NamedTuple
 
 from rucio_fs import checksums
@@ -78,12 +79,19 @@ class Segments:
             return self._all[index]
         return None
 
-    def covered_until(self, offset: int) -> int:
-        """End of the bytes that are there from *offset* on without a gap; *offset* if none is."""
+    def covered_until(self, offset: int, limit: float = inf) -> int:
+        """End of the bytes that are there from *offset* on without a gap; *offset* if none is.
+
+        Who needs to know no more than whether that is beyond *limit* need not wait for the end.
+        """
         index = bisect_right(self._starts, offset) - 1
         if index < 0 or offset >= self._all[index].end:
             return offset
-        while index + 1 < len(self._all) and self._starts[index + 1] == self._all[index].end:
+        while (
+            self._all[index].end < limit
+            and index + 1 < len(self._all)
+            and self._starts[index + 1] == self._all[index].end
+        ):
             index += 1
         return self._all[index].end
 

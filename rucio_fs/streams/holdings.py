@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
+from math import inf
 
 from rucio_fs.diskcache.entry import Entry
 from rucio_fs.sources.base import Data
@@ -42,22 +43,25 @@ class Holdings:
     def is_on_disk(self, piece: Piece) -> bool:
         return self.entry is not None and self.entry.stored.covers(piece.start, piece.end)
 
-    def covered_until(self, offset: int) -> int:
-        """End of what is here or on its way from *offset* on without a gap."""
+    def covered_until(self, offset: int, limit: float = inf) -> int:
+        """End of what is here or on its way from *offset* on without a gap.
+
+        *limit*: as in `Segments.covered_until`.
+        """
         while True:
             piece = self.piece_at(offset)
             after = piece.end if piece is not None else offset
             if self.entry is not None:
-                after = self.entry.stored.covered_until(after)
-            if after == offset:
-                return offset
+                after = self.entry.stored.covered_until(after, limit)
+            if after == offset or after >= limit:
+                return after
             offset = after
 
     def missing(self, start: int, end: int) -> list[tuple[int, int]]:
         """The ranges that are neither here nor on their way."""
         gaps: list[tuple[int, int]] = []
         while start < end:
-            covered = self.covered_until(start)
+            covered = self.covered_until(start, end)
             if covered > start:
                 start = covered
                 continue
@@ -93,7 +97,9 @@ class Holdings:
                 piece.used_at = next(self._clock)
                 parts.append(bytes(piece.view(offset, stop)))
             elif self.entry is not None:
-                stop = min(end, self.entry.stored.covered_until(offset), self._next_piece(offset))
+                stop = min(
+                    end, self.entry.stored.covered_until(offset, end), self._next_piece(offset)
+                )
                 part = await self.entry.read(offset, stop - offset) if stop > offset else None
                 if part is None:
                     return None

@@ -40,6 +40,8 @@ USER_AGENT = f"rucio-fs/{__version__}"
 
 _HOPS = 5  # redirects in a row; a door, a pool and a proxy are three
 _STEP = 1 << 20  # bytes read at once
+_FLOWING = 1 << 18  # bytes in one go, after which a reader's next request is larger than ...
+_TOLD = 1 << 16  # ... what comes between two words about the progress; TLS gives 16 KiB at a time
 _PORTS = {False: 80, True: 443}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -409,11 +411,15 @@ def _receive(
         skipped += count
         if not count or not progress(0):
             raise Broken(f"the connection ended after {skipped} bytes")
+    told = 0
     while got < length:
         count = read(into[got : min(length, got + _STEP)])
         if not count:
             raise Broken(f"the connection ended after {got} of {length} bytes")
         got += count
+        if told >= _FLOWING and got - told < _TOLD and got < length:
+            continue
+        told = got
         # Before the last bytes count: else nothing would be missing, and yet it has failed.
         if got == length and ends_there and answer.read(1):
             raise Spoiled("more bytes come than were asked for")

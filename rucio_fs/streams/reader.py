@@ -23,15 +23,17 @@ class Read(Protocol):
 class StreamSource:
     """A `Source` over a stream that it shares with the file's other readers.
 
-    *window* is its access pattern, *reach* the range that was fetched for it last.  It *has_read*
-    something, and *has_end* if that was the end of the file.  *error* ends it: what it was given
-    turned out to be wrong.
+    *window* is its access pattern, *at* where it read last, *reach* the range that was fetched for
+    it last.  It *has_read* something, and *has_end* if that was the end of the file.  *error* ends
+    it: what it was given turned out to be wrong.
     """
 
     def __init__(self, name: str, size: int, stream: Read) -> None:
         self.size = size
         self.window = Window()
+        self.at = 0
         self.reach = (0, 0)
+        self.advised_until = 0
         self.has_read = False
         self.has_end = False
         self.error: RucioFsError | None = None
@@ -46,6 +48,10 @@ class StreamSource:
     def reaches(self, start: int, end: int) -> bool:
         """Whether it is near the range, and probably wants it."""
         return start < self.reach[1] and end > self.reach[0]
+
+    def reads_next(self, start: int, end: int) -> bool:
+        """Whether the range was fetched for it and is not behind it already."""
+        return start < self.reach[1] and end > self.at
 
     async def read(self, offset: int, size: int) -> Data:
         """Return the bytes at *offset*; see `Source.read`.

@@ -46,10 +46,11 @@ class Storage:
         now = trio.current_time()
         if now >= self.set_back_until:  # what fails together is one failure
             self._failures += 1
+        asked = min(_LONGEST_SETBACK, retry_after or 0.0)
         pause = min(_LONGEST_SETBACK, _FIRST_SETBACK * 2 ** min(self._failures - 1, 10))
-        if retry_after is not None:
-            pause = min(_LONGEST_SETBACK, max(pause, retry_after))
-        self.set_back_until = max(self.set_back_until, now + pause)
+        self.set_back_until = max(self.set_back_until, now + max(pause, asked))
+        again_in = max(min(pause, _LONGEST_PAUSE), asked)
+        self.try_again_at = max(self.try_again_at, now + again_in)
 
     def is_slow(self, best: float) -> bool:
         """Whether it is much slower than the *best* rate there is."""

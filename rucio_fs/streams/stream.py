@@ -6,7 +6,7 @@ All readers of a file share one `Stream`, so that its bytes are moved once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
@@ -31,7 +31,9 @@ from rucio_fs.streams.window import NEAR
 
 log = logging.getLogger(__name__)
 
-_KEEPING = 0.5  # of the memory may wait for the disk
+_KEEPING = 0.5  # of the memory may wait for a disk that is slow
+_SLOW_DISK = 0.5  # s to write one piece; a disk of 200 MB/s takes a tenth
+_ADVISED = 4 << 20  # bytes that the disk is told of at once
 _SMALLEST_AHEAD = 1 << 18  # bytes; smaller requests cost more than they bring
 
 
@@ -50,7 +52,7 @@ class Shared:
     Told are: *on_wrong* of a file whose bytes were wrong, with words and the RSEs they came from;
     *on_read* of the first read of a reader that went well, and of each that failed; *on_idle* of a
     stream that nobody reads any more.  *deadline* (s) is that of a read.  *clock* counts uses of
-    memory, *keeping* the bytes that are being written to disk.
+    memory, *keeping* holds what is being written to disk, and since when.
     """
 
     fetcher: Fetcher
@@ -63,7 +65,18 @@ class Shared:
     on_read: Callable[[FileReplicas, RucioFsError | None], None]
     on_idle: Callable[[Stream], None]
     clock: count[int] = field(default_factory=count)
-    keeping: int = 0
+    keeping: dict[Piece, float] = field(default_factory=dict)
+
+    def is_disk_slow(self) -> bool:
+        """Whether what waits for the disk takes much of the memory, and has for a while.
+
+        As long as the disk keeps up, more or less, fetching waits for it: else it would have holes
+        of what a reader reads at full speed.
+        """
+        oldest = next(iter(self.keeping.values()), float("inf"))
+        if trio.current_time() - oldest < _SLOW_DISK:
+            return False
+        return sum(map(len, self.keeping)) > self.buffers.limit * _KEEPING
 
 
 class Stream:
@@ -95,7 +108,7 @@ class Stream:
             is_right=entry is not None and entry.is_whole,
         )
         self._version = 0  # counts the times that its bytes turned out to be wrong
-        self._news = trio.Event()  # a piece has ended
+        self._news = trio.Event()  # a piece has ended, or is written
 
     def __repr__(self) -> str:
         return f"<Stream of {self.file.did} for {len(self._readers)}: {self._holdings!r}>"
@@ -149,6 +162,7 @@ class Stream:
         if reader.error is not None:
             raise reader.error.copy()
         self.read_at = trio.current_time()
+        reader.at = offset
         end = offset + size
         self._look_ahead(reader, offset, end)
         with trio.move_on_after(self._shared.deadline):
@@ -198,7 +212,8 @@ class Stream:
         reader.reach = (offset - NEAR, max(reader.reach[1], end + ahead))
         length = _piece_length(ahead, share.requests)
         target = min(self.file.size, end + ahead)
-        start = self._holdings.covered_until(end)
+        self._advise(reader, end, target)
+        start = self._holdings.covered_until(end, target)
         while start < target:
             # Ends at multiples of the length, so that what is joined later fits together.
             stop = min(self.file.size, (start // length + 1) * length)
@@ -207,7 +222,17 @@ class Stream:
             stop = self._holdings.missing(start, stop)[0][1]
             if not self._fetch(start, stop, is_urgent=False):
                 return
-            start = self._holdings.covered_until(stop)
+            start = self._holdings.covered_until(stop, target)
+
+    def _advise(self, reader: StreamSource, start: int, end: int) -> None:
+        """Have the disk read ahead of *reader* what lies in the cache."""
+        if self.entry is None:
+            return
+        start = max(start, reader.advised_until)
+        end = min(end, self.entry.stored.covered_until(start, end))
+        if end - start >= _ADVISED or (end == self.file.size and start < end):
+            reader.advised_until = end
+            self._shared.nursery.start_soon(self.entry.advise, start, end - start)
 
     def _fetch(self, start: int, end: int, *, is_urgent: bool) -> bool:
         """Ask for a range that nobody has asked for yet; whether there is memory for it."""
@@ -249,8 +274,7 @@ class Stream:
             piece.finish(error)
             if error is not None:
                 self.drop(piece)
-            self._news.set()
-            self._news = trio.Event()
+            self._tell()
         if error is None:
             await self._keep(piece, segment)
 
@@ -259,22 +283,27 @@ class Stream:
         entry, shared = self.entry, self._shared
         if entry is None or shared.store is None:
             return
-        if shared.keeping > shared.buffers.limit * _KEEPING:
-            return  # the disk is slower than the network: readers shall not wait for it
+        if shared.is_disk_slow():
+            return  # readers shall not wait for it
         piece.pins += 1
         entry.users += 1
-        shared.keeping += len(piece)
+        shared.keeping[piece] = trio.current_time()
         try:
             await shared.store.keep(entry, segment, piece.view(piece.start, piece.end))
         finally:
-            shared.keeping -= len(piece)
+            del shared.keeping[piece]
             piece.pins -= 1
             if piece not in self._holdings.pieces:  # it was thrown away meanwhile
                 shared.buffers.give(piece.buffer)
             elif not self._readers:
                 self.drop(piece)
+            self._tell()
             with trio.CancelScope(shield=True):
                 await shared.store.give_back(entry)
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
 
     def _cancel_unwanted(self) -> None:
         """End what was fetched ahead for somebody who went elsewhere."""
@@ -285,6 +314,9 @@ class Stream:
 
     def _is_near(self, piece: Piece) -> bool:
         return any(reader.reaches(piece.start, piece.end) for reader in self._readers)
+
+    def _is_ahead(self, piece: Piece) -> bool:
+        return any(reader.reads_next(piece.start, piece.end) for reader in self._readers)
 
     # --- whether it is the right file ------------------------------------------------------------
 
@@ -313,15 +345,30 @@ class Stream:
         self._judge.begin_anew()
         self.end()
         # Those that are being written to the cache give their memory back after that.
+        writing = [one for one in self._holdings.pieces if one.is_done]
         self._holdings.pieces = [one for one in self._holdings.pieces if not one.is_done]
         if self.entry is not None:
             self.entry.forget()
-            self._shared.nursery.start_soon(self.entry.empty)
+            self.entry.users += 1
+            self._shared.nursery.start_soon(self._empty, self.entry, writing)
         for reader in self._readers:
             if reader.has_read:
                 reader.error = Corrupt(f"{message}; what was read is wrong: open it again")
         self._shared.on_wrong(self.file, message, rses)
         return Unreachable(f"{message}; it is fetched again")
+
+    async def _empty(self, entry: Entry, writing: Sequence[Piece]) -> None:
+        """Give the space on disk back, but not before *writing* have come to their end.
+
+        Until then it takes nothing; afterwards it would take them, wrong as they are.
+        """
+        try:
+            while any(piece.pins for piece in writing):
+                await self._news.wait()
+            await entry.empty()
+        finally:
+            if self._shared.store is not None:
+                await self._shared.store.give_back(entry)
 
     # --- memory ----------------------------------------------------------------------------------
 
@@ -333,7 +380,7 @@ class Stream:
         return [
             (piece.used_at, self, piece)
             for piece in self._holdings.pieces
-            if piece.is_idle and (self._holdings.is_on_disk(piece) or not self._is_near(piece))
+            if piece.is_idle and (self._holdings.is_on_disk(piece) or not self._is_ahead(piece))
         ]
 
     def drop(self, piece: Piece) -> None:
