@@ -17,7 +17,7 @@ import trio
 
 from rucio_fs.errors import Interrupted
 
-INTERVAL = 0.25
+INTERVAL = 0.2
 """Seconds between two looks; also how long a request waits before it is looked at."""
 
 _AT_ONCE = 16  # looks of 40 us each before others have their turn: hundreds may wait
