@@ -46,9 +46,12 @@ class Opening:
     def is_over(self) -> bool:
         return self._process.poll() is not None
 
-    def outcome(self) -> str:
-        """`OPENED`, or the name of the errno; fails for other bytes than the file's."""
-        printed, _ = self._process.communicate(timeout=DEADLINE)
+    def outcome(self, patience: float = DEADLINE) -> str:
+        """`OPENED`, or the name of the errno; fails for other bytes than the file's.
+
+        *patience* (s) is for what Rucio takes its time for.
+        """
+        printed, _ = self._process.communicate(timeout=patience)
         seen = json.loads(printed)
         if isinstance(seen, dict):
             return str(seen["errno"])

@@ -384,7 +384,8 @@ def test_a_rule_that_ends_while_an_open_waits(
     fts.stall(name(did))
     with site.waiting(did) as opening:
         rule_id = site.rule_id(did)
-        assert opening.outcome() == "ETIME"
+        # It lives 8 s, and then waits for Rucio's cleaner.
+        assert opening.outcome(patience=90) == "ETIME"
     site.told(did, "NOT_AVAILABLE", [rule_id, "expired"])
     fts.clear()
     site.eventually_opens(did)

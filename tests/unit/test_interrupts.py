@@ -103,7 +103,7 @@ async def test_only_the_request_of_the_one_told_to_stop_ends(
             await trio.sleep(1.1)
             told.add(8)
         nursery.cancel_scope.cancel()
-    assert outcome == ["8 interrupted at 1.25", "7 answered at 10"]
+    assert outcome == ["8 interrupted at 1.2", "7 answered at 10"]
 
 
 async def test_a_caller_in_another_pid_namespace_waits_for_the_answer(

@@ -790,8 +790,13 @@ def test_a_connection_that_does_not_come_about_is_given_up(patient: Client) -> N
         for one in waiting:
             one.setblocking(False)
             one.connect_ex(listener.getsockname())
-        fetching = Fetching(patient, f"http://127.0.0.1:{listener.getsockname()[1]}/f")
-        _until_connecting(patient)
+        port = listener.getsockname()[1]
+        before = _connecting(port)
+        fetching = Fetching(patient, f"http://127.0.0.1:{port}/f")
+        for _ in range(2000):
+            if _connecting(port) > before:
+                break
+            threading.Event().wait(0.005)
         fetching.end()
         for one in waiting:
             one.close()
@@ -799,15 +804,11 @@ def test_a_connection_that_does_not_come_about_is_given_up(patient: Client) -> N
     assert patient.pool.open == 0
 
 
-def _until_connecting(client: Client) -> None:
-    """Until the kernel has a socket of ours in SYN_SENT."""
-    deadline = threading.Event()
-    for _ in range(2000):
-        with open("/proc/net/tcp") as file:
-            if any(line.split()[3] == "02" for line in file.readlines()[1:]):
-                return
-        deadline.wait(0.005)
-    raise AssertionError("nothing connects")
+def _connecting(port: int) -> int:
+    """Sockets in SYN_SENT to *port* of this machine, as the kernel shows them."""
+    with open("/proc/net/tcp") as file:
+        rows = [line.split() for line in file.readlines()[1:]]
+    return sum(row[3] == "02" and row[2] == f"0100007F:{port:04X}" for row in rows)
 
 
 def test_other_addresses_are_not_tried_after_that(

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from rucio_fs.errors import (
     TooSlow,
     Unreachable,
 )
+from rucio_fs.streams import http, storages, stream
 from rucio_fs.streams import reader as reading
 from rucio_fs.streams import streams as whole
 from rucio_fs.streams.buffers import SMALLEST
@@ -65,6 +67,12 @@ def far(make_storage: MakeStorage) -> Storage:
 def no_burst(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second read after one that failed is tried, however soon it comes."""
     monkeypatch.setattr(reading, "_BURST", -1.0)
+
+
+@pytest.fixture(autouse=True)
+def no_favourite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of two servers of one machine is the faster one is a matter of chance."""
+    monkeypatch.setattr(storages, "_SLOW", inf)
 
 
 async def fails(source: StreamSource, offset: int, size: int, kind: type[RucioFsError]) -> str:
@@ -147,7 +155,10 @@ async def test_many_readers_of_a_file_move_it_once(bench: Bench, near: Storage) 
     assert bench.streams.status()["files"] == 0
 
 
-async def test_opens_at_once_share_a_stream(bench: Bench, near: Storage) -> None:
+async def test_opens_at_once_share_a_stream(
+    make_bench: MakeBench, near: Storage, tmp_path: Path
+) -> None:
+    bench = make_bench(store=store_at(tmp_path))
     file = bench.put(noise(1000), near)
     sources: list[StreamSource] = []
 
@@ -161,6 +172,7 @@ async def test_opens_at_once_share_a_stream(bench: Bench, near: Storage) -> None
     for source in sources:
         source.close()
     assert bench.streams.status()["files"] == 0
+    await bench.settled()
 
 
 async def test_identities_do_not_share(bench: Bench, near: Storage) -> None:
@@ -223,7 +235,7 @@ async def test_who_reads_on_is_fetched_for_ahead(make_bench: MakeBench, near: St
     for offset in range(0, 4 * MIB, 128 * KIB):
         await source.read(offset, 128 * KIB)
         await bench.settled()
-        furthest = max(int(found.split("-")[1]) + 1 for found in near.ranges)
+        furthest = max(highest(found) + 1 for found in near.ranges)
         ahead.append(furthest - offset - 128 * KIB)
     assert ahead[0] <= 256 * KIB
     assert ahead[1] < ahead[4] < ahead[12], "it grows"
@@ -237,8 +249,12 @@ async def test_who_jumps_gets_what_he_asks_for(bench: Bench, near: Storage) -> N
     for offset in (6 * MIB + 5, 3 * MIB, 7 * MIB + 100, MIB + 200_000):
         await source.read(offset, 1000)
     await bench.settled()
-    starts = [int(found.split("-")[0]) for found in near.ranges]
-    assert starts == [6 * MIB, 3 * MIB, 7 * MIB, MIB + 3 * SMALLEST]
+    assert [lowest(found) for found in near.ranges] == [
+        6 * MIB,
+        3 * MIB,
+        7 * MIB,
+        MIB + 3 * SMALLEST,
+    ]
     assert await moved(near) == 4 * SMALLEST
     source.close()
 
@@ -252,6 +268,18 @@ async def test_memory_limits_what_is_fetched_ahead(make_bench: MakeBench, near: 
         most = max(most, bench.lent)
     assert 256 * KIB < most <= MIB + 256 * KIB, "with what is waited for"
     assert await moved(near) == 4 * MIB
+    source.close()
+
+
+async def test_one_reader_does_not_take_all_of_it(make_bench: MakeBench, near: Storage) -> None:
+    bench = make_bench(window=64 * MIB, memory=4 * MIB)
+    source = await bench.open(bench.put(noise(8 * MIB), near))
+    ahead = 0
+    for offset in range(0, 4 * MIB, 128 * KIB):
+        await source.read(offset, 128 * KIB)
+        await bench.settled()
+        ahead = max(ahead, *(highest(found) + 1 - offset - 128 * KIB for found in near.ranges))
+    assert MIB < ahead <= 2 * MIB
     source.close()
 
 
@@ -356,12 +384,12 @@ async def test_what_was_fetched_for_who_goes_elsewhere_is_given_up(
     file = bench.put(data, near)
     # What comes after the first MiB hangs, up to the sixth.
     near.usual = lambda request: (
-        Fault(stalls=BEFORE) if MIB <= int(request.range.split("-")[0]) < 6 * MIB else FINE
+        Fault(stalls=BEFORE) if MIB <= lowest(request.range) < 6 * MIB else FINE
     )
     source = await bench.open(file)
     for offset in range(0, MIB, 128 * KIB):
         await source.read(offset, 128 * KIB)
-    await until(near, lambda found: any(int(one.split("-")[0]) >= MIB for one in found.ranges))
+    await until(near, lambda found: any(lowest(one) >= MIB for one in found.ranges))
     assert bytes(await source.read(7 * MIB, 1000)) == data[7 * MIB : 7 * MIB + 1000]
     with trio.fail_after(10):
         await bench.settled()
@@ -370,6 +398,38 @@ async def test_what_was_fetched_for_who_goes_elsewhere_is_given_up(
     near.usual = FINE
     assert bytes(await source.read(2 * MIB, 1000)) == data[2 * MIB : 2 * MIB + 1000]
     source.close()
+
+
+async def test_what_was_given_up_is_waited_for_and_fetched_again(
+    make_bench: MakeBench, near: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By who wants it while its thread has not come to its end."""
+    monkeypatch.setattr(http._Connection, "abort", lambda self: None)
+    bench = make_bench(timeout=1000.0, deadline=1000.0)
+    data = noise(8 * MIB)
+    file = bench.put(data, near)
+    near.usual = lambda request: (
+        Fault(stalls=0, resets=0) if MIB <= lowest(request.range) < 6 * MIB else FINE
+    )
+    source, other = await bench.open(file), await bench.open(file)
+    for offset in range(0, MIB, 128 * KIB):
+        await source.read(offset, 128 * KIB)
+    await until(near, lambda found: any(lowest(one) >= MIB for one in found.ranges))
+    hanging = next(found for found in near.ranges if lowest(found) >= MIB)
+    await source.read(7 * MIB, 1000)
+    found: list[bytes] = []
+
+    async def read() -> None:
+        found.append(bytes(await other.read(lowest(hanging), 1000)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        near.usual = FINE
+        near.release.set()
+    assert found == [data[lowest(hanging) :][:1000]]
+    for one in (source, other):
+        one.close()
 
 
 async def test_another_reader_keeps_what_one_has_left(make_bench: MakeBench, near: Storage) -> None:
@@ -1048,11 +1108,44 @@ async def test_wrong_bytes_that_are_being_written_are_read_by_nobody(
         one.close()
     await bench.settled()
     assert bench.lent == 0
-    # Nor do they come to lie in the cache, where they would be blamed on others.
+
+
+async def test_nor_do_they_come_to_lie_in_the_cache(
+    make_bench: MakeBench,
+    near: Storage,
+    far: Storage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where they would be read later, and blamed on others."""
+    store = store_at(tmp_path)
+    written = trio.Event()
+    keep = store.keep
+
+    async def slowly(*args: Any) -> bool:
+        await written.wait()
+        return await keep(*args)
+
+    monkeypatch.setattr(store, "keep", slowly)
+    bench = make_bench(store=store)
+    data = noise(2 * MIB)
+    file = bench.put(data, near, far)
+    wrong_ones(near)
     source = await bench.open(file)
+    await source.read(0, 64 * KIB)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    await fails(source, 64 * KIB, 2 * MIB, Corrupt)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    written.set()
+    source.close()
+    await bench.settled()
+    assert bench.lent == 0
+    source = await bench.open(file)
+    assert bytes(await source.read(0, 64 * KIB)) == data[: 64 * KIB]
     assert await read_all(source) == data
     assert len(bench.wrong) == 1
     source.close()
+    await bench.settled()
 
 
 async def test_a_slow_disk_does_not_hold_up_readers(
@@ -1067,12 +1160,14 @@ async def test_a_slow_disk_does_not_hold_up_readers(
         return pwrite(*args)
 
     monkeypatch.setattr(os, "pwrite", slowly)
+    monkeypatch.setattr(stream, "_SLOW_DISK", 0.0)
     bench = make_bench(store=store, window=256 * KIB, memory=MIB)
     data = noise(4 * MIB)
     source = await bench.open(bench.put(data, near))
     try:
         assert await read_all(source) == data
         assert await moved(near) == len(data)
+        assert bench.lent <= MIB + 256 * KIB
     finally:
         source.close()
         written.set()
