@@ -89,6 +89,7 @@ class Candidates:
         return sorted(
             usable,
             key=lambda one: (
+                one.rse in self._distrusted,  # however fast it is with its wrong bytes
                 max(one.storage.set_back_until, now),
                 one.whole_only,
                 one.storage.is_slow(best),

@@ -130,6 +130,15 @@ async def test_distrust_outlasts_what_rucio_says_anew() -> None:
     assert order(found) == ["B", "C", "A"]
 
 
+async def test_being_fast_does_not_make_up_for_wrong_bytes() -> None:
+    found = of("A", "B")
+    one(found, "A").storage.succeeded(1 << 24, 0.01)
+    one(found, "B").storage.succeeded(1 << 20, 10.0)
+    assert order(found) == ["A", "B"]
+    found.distrust(["A"])
+    assert order(found) == ["B", "A"]
+
+
 # --- failures ------------------------------------------------------------------------------------
 
 
