@@ -306,14 +306,9 @@ def default_log_file(mountpoint: Path, environ: Mapping[str, str] | None = None)
 
     Raises: UsageError if the user has no home directory.
     """
-    environ = os.environ if environ is None else environ
-    if os.geteuid() == 0:
-        directory = SYSTEM_LOGS
-    else:
-        state = environ.get("XDG_STATE_HOME") or _in_home(environ, ".local/state")
-        if state is None:
-            raise UsageError("no home directory to keep the log in; say where with --log-file FILE")
-        directory = Path(state, "rucio-fs")
+    directory = _own_directory(environ, SYSTEM_LOGS, "XDG_STATE_HOME", ".local/state")
+    if directory is None:
+        raise UsageError("no home directory to keep the log in; say where with --log-file FILE")
     return directory / f"{_escaped(mountpoint)}.log"
 
 
@@ -322,15 +317,21 @@ def default_cache(mountpoint: Path, environ: Mapping[str, str] | None = None) ->
 
     Raises: UsageError if the user has no home directory.
     """
-    environ = os.environ if environ is None else environ
-    if os.geteuid() == 0:
-        directory = SYSTEM_CACHE
-    else:
-        cache = environ.get("XDG_CACHE_HOME") or _in_home(environ, ".cache")
-        if cache is None:
-            raise UsageError("no home directory for the cache; say where with diskcache.dir")
-        directory = Path(cache, "rucio-fs")
+    directory = _own_directory(environ, SYSTEM_CACHE, "XDG_CACHE_HOME", ".cache")
+    if directory is None:
+        raise UsageError("no home directory for the cache; say where with diskcache.dir")
     return directory / _escaped(mountpoint)
+
+
+def _own_directory(
+    environ: Mapping[str, str] | None, of_root: Path, variable: str, in_home: str
+) -> Path | None:
+    """Where this user keeps things of one kind; None without a home directory."""
+    if os.geteuid() == 0:
+        return of_root
+    environ = os.environ if environ is None else environ
+    base = environ.get(variable) or _in_home(environ, in_home)
+    return None if base is None else Path(base, "rucio-fs")
 
 
 def _escaped(mountpoint: Path) -> str:

@@ -48,7 +48,6 @@ class Entry:
         self.path = path
         self.file = file
         self.users = 0
-        self.reserved = 0
         self.is_dirty = False
         self.stored = Segments(found.segments if found is not None else ())
         self.is_whole = found is not None and found.is_whole and self._is_complete

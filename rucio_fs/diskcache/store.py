@@ -344,20 +344,6 @@ class Store:
         return self.directory / key[:2] / key
 
 
-def remove(directory: Path) -> None:
-    """Delete a cache that no mount uses.  Blocking.  Raises: UsageError"""
-    store = Store.open(directory, 0, 0)
-    try:
-        for path in store._files():
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not its last
-                path.parent.rmdir()
-    except OSError as exc:
-        raise UsageError(f"cache directory {directory}: {exc.strerror}") from exc
-    finally:
-        os.close(store._lock)
-
-
 def _key(file: FileReplicas) -> str:
     """Another DID, size or checksum is another file; adler32 alone tells too few apart."""
     text = json.dumps([*file.did, file.size, file.adler32, file.md5])

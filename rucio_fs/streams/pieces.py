@@ -73,15 +73,6 @@ class Piece:
         finally:
             self.waiting -= 1
 
-    async def until_done(self) -> None:
-        """Return when all is in and accounted for, or it has failed."""
-        self.waiting += 1
-        try:
-            while not self.is_done:
-                await self._change.wait()
-        finally:
-            self.waiting -= 1
-
     def finish(self, error: RucioFsError | None = None) -> None:
         """All is in, or never will be."""
         self.error = error

@@ -683,24 +683,9 @@ async def test_other_peoples_files_are_left_alone(caches: Caches) -> None:
     assert store.cached_bytes(FILE.file) == SIZE
     await store.clear()
     await caches.close(store)
-    store_module.remove(caches.directory)
     assert all(path.read_text() == "mine" for path in mine)
     assert (caches.directory / "cv" / ("a" * 40)).exists()
     assert FILE.key not in files(caches.directory)
-
-
-async def test_removing_a_cache_leaves_an_empty_directory(caches: Caches) -> None:
-    store = caches.open()
-    await put(store, FILE)
-    for one in several(3, 100):
-        await put(store, one)
-    with pytest.raises(UsageError, match="is used by"):
-        store_module.remove(caches.directory)
-    assert store.cached_bytes(FILE.file) == SIZE
-    await caches.close(store)
-    store_module.remove(caches.directory)
-    assert os.listdir(caches.directory) == ["lock"]
-    await put(caches.open(), FILE)
 
 
 # --- the lock --------------------------------------------------------------------------------

@@ -140,32 +140,14 @@ async def test_a_failure_is_everybodys_but_of_those_who_have_their_bytes(
         await one.until(1301)
 
 
-async def test_its_end_is_waited_for(nursery: trio.Nursery) -> None:
-    one, ended = piece(), []
-
-    async def wait() -> None:
-        await one.until_done()
-        ended.append(one.got)
-
-    nursery.start_soon(wait)
-    await Thread(one).fill(1000)
-    await wait_all_tasks_blocked()
-    assert ended == [], "all is in, but not accounted for"
-    one.finish()
-    await wait_all_tasks_blocked()
-    assert ended == [1000]
-    await one.until_done()
-
-
 async def test_whoever_gives_up_does_not_wait_any_more() -> None:
     one = piece()
-    for wait in (lambda: one.until(1500), one.until_done):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
-            await wait_all_tasks_blocked()
-            assert one.waiting == 1
-            nursery.cancel_scope.cancel()
-        assert one.waiting == 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.until, 1500)
+        await wait_all_tasks_blocked()
+        assert one.waiting == 1
+        nursery.cancel_scope.cancel()
+    assert one.waiting == 0
 
 
 async def test_its_memory_can_be_taken_when_nobody_needs_it(nursery: trio.Nursery) -> None:
