@@ -156,6 +156,8 @@ class Opener:
             if using is not None:
                 using.drop(who, did)
             raise
+        if using is not None:
+            using.opened(who, did)
 
         def on_close() -> None:
             self._forget(who, did, source)

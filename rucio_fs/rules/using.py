@@ -27,6 +27,7 @@ _SECOND_NS = 1_000_000_000
 @dataclass(slots=True)
 class _Use:
     since: float
+    is_open: bool = False  # else all its users wait for it
     safe_until_ns: int = 0  # as far as known, its copy stays until then
 
 
@@ -51,6 +52,10 @@ class Using:
         self._users[key] += 1
         if key not in self._uses:
             self._uses[key] = _Use(trio.current_time())
+
+    def opened(self, who: Identity, did: DID) -> None:
+        """Somebody who holds *did* has its bytes now: it stays whatever becomes of its rule."""
+        self._uses[who, did].is_open = True
 
     def drop(self, who: Identity, did: DID) -> None:
         """Somebody does not use *did* any more."""
@@ -79,14 +84,14 @@ class Using:
             if key not in self._uses:
                 continue  # closed meanwhile
             try:
-                use.safe_until_ns = await self._secure(*key, lifetime)
+                use.safe_until_ns = await self._secure(*key, use.is_open, lifetime)
             except RucioFsError as exc:
                 log.info("%s: cannot make it stay now: %s", key[1], exc)
             except Exception:
                 log.exception("bug while keeping %s", key[1])
             await trio.sleep(_SPACING)
 
-    async def _secure(self, who: Identity, did: DID, lifetime: int) -> int:
+    async def _secure(self, who: Identity, did: DID, is_open: bool, lifetime: int) -> int:
         """Let the copy of *did* stay for half a lifetime more; return until when (ns) it does."""
         wanted_ns = time.time_ns() + lifetime * _SECOND_NS // 2
         serving = await self._finder.serving(who, did)
@@ -97,6 +102,8 @@ class Using:
         for rule in rules:
             if self._finder.is_ours(rule):
                 return max(longest, await self._extend(who, rule, lifetime))
+        if not rules and not is_open:
+            return 0  # whoever waits for it is told that it does not come
         made = await self._rules.add_rules(who, [did], self._terms)
         rule = await self._rules.rule(who, made[did])
         self._events.note("kept", did, rule_id=rule.id)

@@ -263,7 +263,8 @@ async def test_many_opens_of_a_dataset_bring_it_all(make: Make, clock: MockClock
     await trio.sleep(3)
     (rule_id,) = bench.rules.ids(group)
     with_the_dataset = [file for file in files[:50] if bench.one(file).rule_id == rule_id]
-    assert len(with_the_dataset) == 41
+    # All but nine, and those of the nine that were looked at after the dataset was on its way.
+    assert len(with_the_dataset) >= 41
     bench.rules.delay = 0.0
     assert len(bench.rules.ids()) <= 10, "nine files at most, and then the dataset"
     assert opens.waiting == 50

@@ -46,6 +46,7 @@ class Bench:
 
     def hold(self, file: DID | None = None) -> None:
         self.using.hold(MY, file or self.file)
+        self.using.opened(MY, file or self.file)
 
     def drop(self) -> None:
         self.using.drop(MY, self.file)
@@ -129,6 +130,18 @@ async def test_where_rules_cannot_be_extended_they_are_made_anew(
     assert len(warnings) == 1, "said once"
     assert "made anew" in warnings[0].getMessage()
     assert bench.rules.known(second).comment == TERMS.comment
+
+
+async def test_what_has_not_come_is_not_asked_for_again(clock: MockClock, bench: Bench) -> None:
+    """Who waits for a file whose rule has ended is told so, and not left to a rule unseen."""
+    bench.rules.add(bench.file, comment=TERMS.comment, lifetime=LIFETIME / 2)
+    bench.rules.is_admin = False
+    bench.using.hold(MY, bench.file)
+    await trio.sleep(3000)
+    assert bench.rules.ids() == []
+    bench.using.opened(MY, bench.file)
+    await trio.sleep(300)
+    assert len(bench.rules.ids()) == 1, "what is open and gone is brought back"
 
 
 async def test_somebody_elses_rule_that_ends_is_not_relied_on(
