@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import trio
 from rucio_fs import checksums
 from rucio_fs.did import FileReplicas
 from rucio_fs.diskcache import maps
+from rucio_fs.diskcache.direct import DirectWriter
 from rucio_fs.diskcache.segments import Segment, Segments
 from rucio_fs.diskcache.threads import in_thread
 from rucio_fs.sources.pagecache import PageCache
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 MAP_SUFFIX = ".map"
 _BLOCK = 512  # bytes in st_blocks
-_ALIGNED = 4096  # bytes, that writes past the page cache are multiples of
+_PAGE = 4096  # bytes, the smallest that a filesystem gives
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,11 @@ class Entry:
         self._written_in = found.boot if found is not None else self._boot
         is_doubtful = self._written_in != self._boot or not self._boot
         self._doubtful = {segment.start for segment in self.stored} if is_doubtful else set()
-        self._changing = trio.Lock()  # one at a time writes, saves, empties or closes
+        self._changing = trio.Lock()  # one at a time saves, empties or closes
+        self._writing: set[tuple[int, int]] = set()  # writes that run, of disjoint ranges
+        self._written = trio.Event()  # one of them has ended
         self._fd = fd
-        self._direct_fd: int | None = None  # -1: there is none
+        self._direct = DirectWriter(fd)
         self._pages = PageCache(fd)
         self._generation = 0
         self._is_full_of_old = False
@@ -111,27 +113,51 @@ class Entry:
         What is here already is not written over: it has its checksum, and perhaps was compared.
         """
         start, end, _ = segment
-        async with self._changing:
-            is_new = self.stored.missing(start, end) == [(start, end)]
-            if self._fd < 0 or self._is_full_of_old or not is_new:
-                return self.stored.covers(start, end)
-            generation = self._generation
-            try:
-                data_bytes, error = await in_thread(lambda: self._pwrite(start, data))
-            except OSError as exc:
-                data_bytes, error = self.occupied.data, exc
-            map_bytes = max(self.occupied.map, maps.room(len(self.stored) + 1))  # when it is saved
-            self.occupied = Occupied(data_bytes, map_bytes)
-            if error is not None:
-                log.warning("%s is not kept in the cache: %s", self.file.did, error.strerror)
-                return False
-            if generation != self._generation:
-                return False
-            self._take_in(segment)
-            if not self.compare():
-                self.forget()
-                await self._empty_now()
+        if not self._may_write(start, end):
             return self.stored.covers(start, end)
+        generation = self._generation
+        self._writing.add((start, end))
+        try:
+            error = await in_thread(lambda: self._pwrite(start, data))
+        finally:
+            self._writing.remove((start, end))
+            self._written.set()
+            self._written = trio.Event()
+        # atomic since the bytes were written
+        map_bytes = max(self.occupied.map, maps.room(len(self.stored) + 1))  # when it is saved
+        self.occupied = Occupied(self._data_bytes(start, end), map_bytes)
+        if error is not None:
+            log.warning("%s is not kept in the cache: %s", self.file.did, error.strerror)
+            return False
+        if generation != self._generation:
+            return False
+        self._take_in(segment)
+        if not self.compare():
+            self.forget()
+            await self.empty()
+        return self.stored.covers(start, end)
+
+    def _may_write(self, start: int, end: int) -> bool:
+        """Whether a range is to be written, by nobody else.  Disjoint ranges need no order."""
+        is_new = self.stored.missing(start, end) == [(start, end)]
+        is_free = not any(one < end and start < other for one, other in self._writing)
+        return self._fd >= 0 and not self._is_full_of_old and is_new and is_free
+
+    def _data_bytes(self, start: int, end: int) -> int:
+        """Disk space, now that a write of a range has ended.
+
+        While others run the file says more than it should: they have been promised their space.
+        """
+        if not self._writing:
+            with contextlib.suppress(OSError):
+                return os.fstat(self._fd).st_blocks * _BLOCK
+        pages = -(-end // _PAGE) - start // _PAGE
+        return self.occupied.data + pages * _PAGE
+
+    async def _until_written(self) -> None:
+        """Until no write runs.  Who has made sure that none begins waits for the last."""
+        while self._writing:
+            await self._written.wait()
 
     def compare(self) -> bool:
         """Once all of it is here: whether it is the file that the catalogue describes.
@@ -193,10 +219,10 @@ class Entry:
         async with self._changing:
             self._generation += 1  # who still reads may read another file's descriptor
             fd, self._fd, self._pages = self._fd, -1, PageCache(-1)
-            for one in (fd, self._direct_fd):
-                if one is not None and one >= 0:
-                    os.close(one)
-            self._direct_fd = -1
+            await self._until_written()
+            self._direct.close()
+            if fd >= 0:
+                os.close(fd)
 
     # --- helpers ---------------------------------------------------------------------------------
 
@@ -235,6 +261,7 @@ class Entry:
     async def _empty_now(self) -> None:
         if self._fd < 0 or not self._is_full_of_old:
             return  # somebody else has emptied it, and there may be new bytes
+        await self._until_written()
         with contextlib.suppress(OSError):
             self.occupied = Occupied(await in_thread(self._empty), 0)
             self._is_full_of_old = False
@@ -283,38 +310,13 @@ class Entry:
             offset, size = offset + len(part), size - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _pwrite(self, offset: int, data: memoryview) -> tuple[int, OSError | None]:
-        """The space taken then, and what went wrong: some of it may be written all the same."""
-        error: OSError | None = None
+    def _pwrite(self, offset: int, data: memoryview) -> OSError | None:
+        """What went wrong: some of it may be written all the same."""
         try:
-            while data:
-                count = self._write_some(offset, data)
-                offset, data = offset + count, data[count:]
+            self._direct.write(offset, data)
         except OSError as exc:
-            error = exc
-        return os.fstat(self._fd).st_blocks * _BLOCK, error
-
-    def _write_some(self, offset: int, data: memoryview) -> int:
-        """Past the page cache where that can be done: the mount's own has these bytes already.
-
-        And pages that the system has not at hand cost ten times what writing does.
-        """
-        if self._direct_fd is None:
-            try:
-                flags = os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC
-                self._direct_fd = os.open(self.path, flags)
-            except OSError:
-                self._direct_fd = -1
-        whole = len(data) // _ALIGNED * _ALIGNED
-        if self._direct_fd >= 0 and whole and not offset % _ALIGNED:
-            try:
-                return os.pwrite(self._direct_fd, data[:whole], offset)
-            except OSError as exc:
-                if exc.errno != errno.EINVAL:
-                    raise
-                os.close(self._direct_fd)
-                self._direct_fd = -1  # this filesystem wants it otherwise
-        return os.pwrite(self._fd, data, offset)
+            return exc
+        return None
 
     def _advise(self, offset: int, size: int) -> None:
         with contextlib.suppress(OSError):

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _SAVE_EVERY = 5.0  # s; what was fetched since is fetched again after a crash
 _LOCK = "lock"
+_LOCK_BYTES = 4096  # it takes a block, which counts like all else that is in the directory
 _OVERHEAD = 1 << 16  # bytes that a write may take beyond its data: the filesystem's own tables
 _BLOCK = 512
 _KEY = re.compile("[0-9a-f]{40}")
@@ -53,6 +54,7 @@ class Store:
     def __init__(self, directory: Path, limit: int, min_free: int, lock: int) -> None:
         self.directory = directory
         self.limit = limit
+        self._room = max(0, limit - _LOCK_BYTES)
         self._min_free = min_free
         self._lock = lock
         self._open: dict[str, Entry] = {}
@@ -185,9 +187,9 @@ class Store:
 
     async def _evict(self, nbytes: int) -> bool:
         """Make room for *nbytes*; whether there is."""
-        if nbytes and self.used - self._resting_bytes + nbytes > self.limit:
+        if nbytes and self.used - self._resting_bytes + nbytes > self._room:
             return False  # also without all that rests
-        while self.used + nbytes > self.limit or self._free() - nbytes < self._min_free:
+        while self.used + nbytes > self._room or self._free() - nbytes < self._min_free:
             if not self._resting:
                 return False
             await self._remove(*self._resting.popitem(last=False))

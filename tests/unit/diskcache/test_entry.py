@@ -238,6 +238,61 @@ async def test_what_is_here_is_not_written_over(store: Store) -> None:
     await store.give_back(entry)
 
 
+async def test_writes_of_disjoint_ranges_run_together(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = await used(store, FILE)
+    stopped = Stopped(monkeypatch, os, "pwrite")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep, store, entry, FILE, *THIRDS[0])
+        await stopped.came.wait()
+        assert await keep(store, entry, FILE, *THIRDS[1])
+        assert not await keep(store, entry, FILE, 99_999, 200_001), "one is here, one is written"
+        stopped.go()
+    assert await is_right(entry, FILE, THIRDS[:2])
+    assert entry.stored.nbytes == 200_000
+    assert entry.occupied.data == os.fstat(entry._fd).st_blocks * 512
+    await store.give_back(entry)
+
+
+async def test_a_range_is_written_by_one_at_a_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two may have different bytes, and only one checksum would be known."""
+    entry = await used(store, FILE)
+    stopped = Stopped(monkeypatch, os, "pwrite")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep, store, entry, FILE, *THIRDS[1])
+        await stopped.came.wait()
+        assert not await keep(store, entry, FILE, 99_000, 100_001)
+        assert not await keep(store, entry, FILE, 199_999, 201_000)
+        stopped.go()
+    assert entry.stored.nbytes == 100_000
+    await store.give_back(entry)
+
+
+async def test_closing_and_emptying_wait_for_every_write(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for end in (Entry.empty, Entry.close):
+        entry = await used(store, FILE)
+        with monkeypatch.context() as patch:
+            stopped = Stopped(patch, os, "pwrite", times=2)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keep, store, entry, FILE, *THIRDS[0])
+                nursery.start_soon(keep, store, entry, FILE, *THIRDS[1])
+                await stopped.came.wait()
+                entry.forget()
+                nursery.start_soon(end, entry)
+                await wait_all_tasks_blocked()
+                assert os.fstat(entry._direct.fd).st_size == SIZE, "its descriptor is open"
+                stopped.go()
+        assert entry.stored.nbytes == 0
+        if end is Entry.empty:
+            assert entry.occupied.nbytes == 0
+            await store.give_back(entry)
+
+
 async def test_a_write_in_pieces_is_completed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

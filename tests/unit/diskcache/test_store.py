@@ -16,7 +16,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from rucio_fs.diskcache import maps
+from rucio_fs.diskcache import maps, threads
 from rucio_fs.diskcache import store as store_module
 from rucio_fs.diskcache.store import Store
 from rucio_fs.errors import UsageError
@@ -404,17 +404,22 @@ async def test_a_disk_that_does_not_say_how_full_it_is_is_full(
 async def test_a_smaller_limit_than_last_time_is_kept_at_once(
     caches: Caches, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
+    """To the byte: two files, their maps and the lock."""
     samples = several(5)
     store = caches.open()
     for one in samples:
         await put(store, one)
     await caches.close(store)
-    store = caches.open(2 * MIB + 2 * BLOCK)
+    store = caches.open(2 * MIB + 3 * BLOCK)
     nursery.start_soon(store.run)
-    while store.used > store.limit:
+    while here(store, samples) != [3, 4]:
         await trio.testing.wait_all_tasks_blocked()
-    assert here(store, samples) == [3, 4]
     assert on_disk(store.directory) <= 2 * MIB + 3 * BLOCK
+    await caches.close(store)
+    store = caches.open(2 * MIB + 3 * BLOCK - 1)
+    nursery.start_soon(store.run)
+    while here(store, samples) != [4]:
+        await trio.testing.wait_all_tasks_blocked()
 
 
 async def test_what_fails_to_be_written_gives_its_promise_back(
@@ -435,10 +440,11 @@ async def test_whoever_gives_up_keeping_gives_its_promise_back(
 ) -> None:
     entry = await used(store, FILE)
     stopped = Stopped(monkeypatch, os, "pwrite")
+    monkeypatch.setattr(threads._threads, "total_tokens", 1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keep, store, entry, FILE, 0, 1000)
         await stopped.came.wait()
-        nursery.start_soon(keep, store, entry, FILE, 1000, 2000)
+        nursery.start_soon(keep, store, entry, FILE, 1000, 2000)  # waits for a thread
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
         stopped.go()
