@@ -16,11 +16,12 @@ LARGEST = 8 << 20
 class Buffers:
     """Lends memory in powers of two, *limit* bytes in all if that can be kept.
 
-    *reclaim* is called when that is not enough; it gives back what it can spare of what was lent,
-    at least as many bytes as it is asked for where it has them.
+    *reclaim* is called when that is not enough, with how much is missing and whether that is
+    urgent; it gives back what it can spare of what was lent, at least as many bytes as it is asked
+    for where it has them.
     """
 
-    def __init__(self, limit: int, reclaim: Callable[[int], None]) -> None:
+    def __init__(self, limit: int, reclaim: Callable[[int, bool], None]) -> None:
         self.limit = limit
         self.lent = 0
         self._reclaim = reclaim
@@ -34,7 +35,7 @@ class Buffers:
         """At least *size* bytes; None where the limit is reached, unless it *is_urgent*."""
         size = _rounded(size)
         if self.lent + size > self.limit:
-            self._reclaim(self.lent + size - self.limit)
+            self._reclaim(self.lent + size - self.limit, is_urgent)
         if self.lent + size > self.limit and not is_urgent:
             return None
         self.lent += size

@@ -6,7 +6,7 @@ All readers of a file share one `Stream`, so that its bytes are moved once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple
@@ -42,6 +42,15 @@ class Share(NamedTuple):
 
     nbytes: int
     requests: int
+
+
+class Spare(NamedTuple):
+    """A piece that can be given up; it *is_ahead* of a reader, or was used then."""
+
+    is_ahead: bool
+    used_at: int
+    stream: Stream
+    piece: Piece
 
 
 @dataclass(slots=True)
@@ -372,16 +381,16 @@ class Stream:
 
     # --- memory ----------------------------------------------------------------------------------
 
-    def spare(self) -> list[tuple[int, Stream, Piece]]:
-        """Pieces whose memory can be taken, each with when it was used last.
+    def spare(self) -> Iterator[Spare]:
+        """Pieces whose memory can be taken.
 
         What was fetched ahead of a reader is not among them until it is on disk.
         """
-        return [
-            (piece.used_at, self, piece)
-            for piece in self._holdings.pieces
-            if piece.is_idle and (self._holdings.is_on_disk(piece) or not self._is_ahead(piece))
-        ]
+        for piece in self._holdings.pieces:
+            if piece.is_idle:
+                is_ahead = self._is_ahead(piece)
+                if not is_ahead or self._holdings.is_on_disk(piece):
+                    yield Spare(is_ahead, piece.used_at, self, piece)
 
     def drop(self, piece: Piece) -> None:
         """Take a piece's memory away, unless somebody needs it."""

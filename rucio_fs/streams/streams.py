@@ -189,17 +189,18 @@ class Streams:
         nbytes = min(self._config.window, self._buffers.limit // 2 // self._active)
         return Share(nbytes, max(2, self._config.connections // self._active))
 
-    def _reclaim(self, nbytes: int) -> None:
-        """Take memory from pieces that nobody needs now, the longest unused first."""
-        idle = sorted(
-            (item for stream in self._streams.values() for item in stream.spare()),
-            key=lambda item: item[0],
-        )
-        for _, stream, piece in idle:
-            if nbytes <= 0:
+    def _reclaim(self, nbytes: int, is_urgent: bool) -> None:
+        """Take memory from pieces that nobody needs now.
+
+        The longest unused first, and those that a reader is about to need last, for what is urgent
+        alone: to read them from the disk again costs more than to have fetched less.
+        """
+        found = (item for stream in self._streams.values() for item in stream.spare())
+        for spare in sorted(found, key=lambda one: (one.is_ahead, one.used_at)):
+            if nbytes <= 0 or (spare.is_ahead and not is_urgent):
                 return
-            nbytes -= len(piece.buffer)
-            stream.drop(piece)
+            nbytes -= len(spare.piece.buffer)
+            spare.stream.drop(spare.piece)
 
     def _wrong(self, file: FileReplicas, message: str, rses: frozenset[str]) -> None:
         self._distrusted[file.did] = self._distrusted.get(file.did, frozenset()) | rses

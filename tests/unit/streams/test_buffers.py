@@ -13,7 +13,7 @@ from rucio_fs.streams.buffers import LARGEST, SMALLEST, Buffers
 MIB = 1 << 20
 
 
-def nothing(nbytes: int) -> None:
+def nothing(nbytes: int, is_urgent: bool) -> None:
     pass
 
 
@@ -60,7 +60,7 @@ def test_what_others_can_spare_is_asked_for_first() -> None:
     lent: list[memoryview] = []
     asked = []
 
-    def reclaim(nbytes: int) -> None:
+    def reclaim(nbytes: int, is_urgent: bool) -> None:
         asked.append(nbytes)
         while lent and nbytes > 0:
             nbytes -= len(lent[0])
@@ -79,11 +79,12 @@ def test_what_others_can_spare_is_asked_for_first() -> None:
 
 
 def test_who_waits_has_others_asked_as_well() -> None:
-    asked: list[int] = []
-    buffers = Buffers(MIB, asked.append)
+    asked: list[tuple[int, bool]] = []
+    buffers = Buffers(MIB, lambda *words: asked.append(words))
     taken(buffers, MIB)
     assert buffers.take(MIB, is_urgent=True) is not None
-    assert asked == [MIB]
+    assert buffers.take(1, is_urgent=False) is None
+    assert asked == [(MIB, True), (MIB + SMALLEST, False)], "and told whether it is urgent"
 
 
 def test_memory_is_used_again() -> None:
@@ -146,7 +147,7 @@ def test_the_books_are_right_whatever_comes(
 ) -> None:
     lent: list[memoryview] = []
 
-    def reclaim(nbytes: int) -> None:
+    def reclaim(nbytes: int, is_urgent: bool) -> None:
         assert nbytes > 0
         for _ in range(min(spared, len(lent))):
             buffers.give(lent.pop())

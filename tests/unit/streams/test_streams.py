@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from lake.tls import Tls
 from rucio_fs.config import StoragesConfig, StreamingConfig
 from rucio_fs.did import DID, FileReplicas, Identity
+from rucio_fs.diskcache.entry import Entry
 from rucio_fs.diskcache.store import Store
 from rucio_fs.errors import (
     Corrupt,
@@ -996,6 +997,32 @@ async def test_what_is_there_is_not_fetched(
     assert await read_all(source) == data
     assert await moved(near) == len(data)
     source.close()
+
+
+async def test_what_is_ahead_of_a_reader_is_not_read_from_the_disk(
+    make_bench: MakeBench, near: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read gives its memory back first: the disk is slower than not to have fetched."""
+    looked: list[int] = []
+    at_hand = Entry.at_hand
+
+    def noted(entry: Entry, offset: int, size: int) -> memoryview | None:
+        if entry.stored.covers(offset, offset + size):
+            looked.append(offset)
+        return at_hand(entry, offset, size)
+
+    bench = make_bench(store=store_at(tmp_path), window=MIB, memory=3 * MIB)
+    files = [bench.put(noise(4 * MIB, i), near, did=DID("s", f"f{i}")) for i in range(2)]
+    sources = [await bench.open(file) for file in files]
+    monkeypatch.setattr(Entry, "at_hand", noted)
+    for offset in range(0, 4 * MIB, 128 * KIB):
+        for source in sources:
+            await source.read(offset, 128 * KIB)
+            await bench.settled()  # what was fetched is on the disk
+    assert looked == []
+    assert await moved(near) == 8 * MIB
+    for source in sources:
+        source.close()
 
 
 @pytest.mark.parametrize("limit", [1, 300_000])
