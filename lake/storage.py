@@ -136,7 +136,7 @@ def xrootd_command(
         *[program("xrootd"), "-c", str(config), "-n", name, "-I", "v4"],
         *["-p", str(port), "-l", str(run / "xrootd.log")],
     ]
-    command = _on_loopback(port, user.command(server))
+    command = _kept_up(_on_loopback(port, user.command(server)))
     # It fetches the issuer's keys over https and reads the system's bundle only.
     return (
         overlay({tls.bundle: Path("/etc/ssl/certs/ca-certificates.crt")}, command)
@@ -185,6 +185,19 @@ def apache_command(http: int, https: int, store: Path, run: Path, tls: Tls) -> l
         )
     )
     return [program("apache2"), "-f", str(config), "-DFOREGROUND"]
+
+
+# XRootD 5.5 crashes now and then where a client's TLS connection breaks off in the middle; a site's
+# service manager starts it again, too.
+_KEEP_UP = """
+trap 'kill "$server"; wait "$server"; exit 0' TERM
+while :; do "$@" & server=$!; wait "$server"; sleep 0.2; done
+"""
+
+
+def _kept_up(command: Sequence[str]) -> list[str]:
+    """Start *command* again whenever it ends, until told to end."""
+    return ["sh", "-c", _KEEP_UP, "sh", *command]
 
 
 def _on_loopback(port: int, command: Sequence[str]) -> list[str]:

@@ -34,4 +34,10 @@ def parse(text: str | None) -> int | None:
     return value if 0 <= value < 1 << 32 else None
 
 
-__all__ = ["EMPTY", "adler32", "combine", "parse"]
+def is_same(one: str | None, other: str | None) -> bool:
+    """Whether two checksums, as Rucio writes them, are there and equal."""
+    value = parse(one)
+    return value is not None and value == parse(other)
+
+
+__all__ = ["EMPTY", "adler32", "combine", "is_same", "parse"]

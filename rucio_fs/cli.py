@@ -136,9 +136,16 @@ def mount(
 @click.argument("mountpoint", type=Path)
 @click.option("--lazy", is_flag=True, help="Detach at once, also when it is in use.")
 def umount(mountpoint: Path, lazy: bool) -> None:
-    """End the mount at MOUNTPOINT, also one whose server has died."""
-    if note := mounts.unmount(mountpoint, lazy=lazy):
-        print(f"{PROGRAM}: {note}", file=sys.stderr)
+    """End the mount at MOUNTPOINT, also one whose server has died.
+
+    Says what was saved there and is not in the lake yet.
+    """
+    from rucio_fs.commands.uploads_asking import left_behind
+
+    left = left_behind(mountpoint)
+    note = mounts.unmount(mountpoint, lazy=lazy or left.is_stuck)
+    for words in filter(None, (left.words, note)):
+        print(f"{PROGRAM}: {words}", file=sys.stderr)
 
 
 @cli.command()
@@ -250,6 +257,44 @@ def status(paths: tuple[Path, ...], as_json: bool) -> int:
     if paths:
         return showing.of_paths(paths, as_json=as_json)
     return showing.of_mounts(as_json=as_json)
+
+
+# --- what is saved -------------------------------------------------------------------------------
+
+
+@cli.command(
+    epilog="Exit codes: 0 all is in the lake, or without --wait: nothing has failed; 1 failed;"
+    " 2 wrong call; 4 not yet: the time is over; 130 interrupted: uploads go on in the mount."
+)
+@click.argument("paths", nargs=-1, type=Path, metavar="[PATH...]")
+@click.option("--wait", "waits", is_flag=True, help="Return when nothing is on its way any more.")
+@click.option("--timeout", metavar="TIME", callback=_seconds, help="Wait no longer than this.")
+@click.option("--now", is_flag=True, help="First: upload at once what was saved a moment ago.")
+@click.option("--retry", is_flag=True, help="First: try again what has failed.")
+@_json
+@click.option("-q", "--quiet", is_flag=True, help="Show errors alone.")
+def uploads(
+    paths: tuple[Path, ...],
+    waits: bool,
+    timeout: float | None,
+    now: bool,
+    retry: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Show what was saved in scratch/ and is not in the lake yet, or wait for it.
+
+    PATH in a mount's scratch/ stands for all below it, any other PATH for the whole mount; it may
+    be left out where there is one mount.  Ctrl-C ends the wait alone.
+    """
+    if timeout is not None and not waits:
+        raise click.UsageError("--timeout is for --wait")
+    from rucio_fs.commands import uploading
+
+    orders = [order for order, is_given in (("retry", retry), ("now", now)) if is_given]
+    return uploading.Errand(paths, as_json=as_json, quiet=quiet).run(
+        orders, waits=waits, timeout=timeout
+    )
 
 
 # --- what went wrong, and what lies on this machine's disk ---------------------------------------

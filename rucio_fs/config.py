@@ -46,6 +46,7 @@ from rucio_fs.units import (
 SYSTEM_FILE = Path("/etc/rucio-fs.toml")
 SYSTEM_LOGS = Path("/var/log/rucio-fs")
 SYSTEM_CACHE = Path("/var/cache/rucio-fs")
+SYSTEM_DATA = Path("/var/lib/rucio-fs")
 FILE_VARIABLE = "RUCIO_FS_CONFIG"
 
 
@@ -132,6 +133,25 @@ class DiskcacheConfig:
     dir: OptionalPath = None  # None: `default_cache`, one for each mountpoint
     size: Bytes = 10 * GIB  # a few of the files people read again and again; 0: none are kept
     min_free: Bytes = 2 * GIB  # the disk is the machine's, and a full one stops everybody
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchConfig:
+    """Where files are saved that belong in the lake."""
+
+    enabled: Flag = False  # a mount is for reading unless somebody says so
+    dir: OptionalPath = None  # None: `default_scratch`, one for each mountpoint
+    rse: OptionalText = None  # None: nothing is uploaded but what says where to
+    rule: OptionalText = None  # None: the storage it was uploaded to keeps it
+    lifetime: Seconds = 0.0  # of that rule; 0: for ever, since what is saved is to be kept
+    delay: Seconds = 5.0  # editors and archives write a file in several goes
+    longest_delay: Wait = 10 * MINUTE  # a directory that is always written to is uploaded, too
+    connections: Count = 4  # files on their way at once; small ones wait for answers, not bytes
+    verify: Annotated[Literal["read", "checksum", "size"], choice("read", "checksum", "size")] = (
+        "read"  # nothing is registered that was not proved
+    )
+    timeout: Wait = MINUTE  # a storage reads a large file before it tells its checksum
+    stop_timeout: Seconds = 10.0  # what is under way ends, or begins anew with the next mount
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +244,7 @@ class Config:
     opening: OpeningConfig = field(default_factory=OpeningConfig)
     streaming: StreamingConfig = field(default_factory=StreamingConfig)
     diskcache: DiskcacheConfig = field(default_factory=DiskcacheConfig)
+    scratch: ScratchConfig = field(default_factory=ScratchConfig)
     storages: StoragesConfig = field(default_factory=StoragesConfig)
     rules: RulesConfig = field(default_factory=RulesConfig)
     scanners: ScannersConfig = field(default_factory=ScannersConfig)
@@ -255,6 +276,8 @@ SHORT_NAMES: Mapping[str, str] = {
     "rule_grouping": "rules.grouping",
     "cache_size": "cache.size",
     "cache_dir": "diskcache.dir",
+    "scratch_rse": "scratch.rse",
+    "scratch_dir": "scratch.dir",
     "token_file": "storages.token_file",
     "ca": "storages.ca",
     "log_level": "log.level",
@@ -321,6 +344,17 @@ def default_cache(mountpoint: Path, environ: Mapping[str, str] | None = None) ->
     if directory is None:
         raise UsageError("no home directory for the cache; say where with diskcache.dir")
     return directory / _escaped(mountpoint)
+
+
+def default_scratch(mountpoint: Path, environ: Mapping[str, str] | None = None) -> Path:
+    """Directory for what is saved in a mount: one for each mountpoint.
+
+    Raises: UsageError if the user has no home directory.
+    """
+    directory = _own_directory(environ, SYSTEM_DATA, "XDG_DATA_HOME", ".local/share")
+    if directory is None:
+        raise UsageError("no home directory for what is saved; say where with scratch.dir")
+    return directory / "scratch" / _escaped(mountpoint)
 
 
 def _own_directory(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Sequence
 from typing import Self
 
 
@@ -68,6 +69,12 @@ class Interrupted(RucioFsError):
 
 class ReadOnly(RucioFsError):
     errno, level = errno.EROFS, logging.DEBUG
+
+
+class NotPermitted(RucioFsError):
+    """Nobody may do that here, whatever the modes say."""
+
+    errno, level = errno.EPERM, logging.INFO
 
 
 class NoAttribute(RucioFsError):
@@ -170,6 +177,38 @@ class OnTape(RucioFsError):
     errno, level = errno.ENOMEDIUM, logging.INFO
 
 
+# --- about uploads -----------------------------------------------------------------------------
+
+
+class Differs(RucioFsError):
+    """Rucio knows the DID with other content, or as something else: it needs another name.
+
+    *dids* are those it is true of, where several were registered together.
+    """
+
+    errno, level = errno.EEXIST, logging.WARNING
+
+    def __init__(self, message: str, dids: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.dids = tuple(dids)
+
+    def copy(self) -> Self:
+        return type(self)(str(self), self.dids)
+
+
+class Closed(RucioFsError):
+    """A dataset or container takes no more members; *dids* are those that are closed."""
+
+    errno, level = errno.EPERM, logging.WARNING
+
+    def __init__(self, message: str, dids: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.dids = tuple(dids)
+
+    def copy(self) -> Self:
+        return type(self)(str(self), self.dids)
+
+
 # --- about bytes -------------------------------------------------------------------------------
 
 
@@ -207,6 +246,45 @@ class Corrupt(RucioFsError):
     """What the storage holds is not what the catalogue describes."""
 
     errno, level = errno.EIO, logging.ERROR
+
+
+# --- about scratch -----------------------------------------------------------------------------
+
+
+class Sealed(NotPermitted):
+    """The file is in the lake: what a DID names never changes."""
+
+
+class NoScope(Denied):
+    """A name at the top of scratch that is no scope of the account."""
+
+    level = logging.INFO
+
+
+class StagingError(RucioFsError):
+    """The staging area's own disk refuses; whoever asked gets its errno.
+
+    What is wrong with the disk is a warning, what is wrong with a request is not.
+    """
+
+    def __init__(self, message: str, number: int = errno.EIO) -> None:
+        super().__init__(message)
+        self.errno = number
+        self.level = logging.WARNING if number in _OF_THE_DISK else logging.DEBUG
+
+    @classmethod
+    def of(cls, exc: OSError) -> Self:
+        """What *exc* says, with the path that it names."""
+        where = "the staging area" if exc.filename is None else str(exc.filename)
+        return cls(f"{where}: {exc.strerror}", exc.errno or errno.EIO)
+
+    def copy(self) -> Self:
+        return type(self)(str(self), self.errno)
+
+
+_OF_THE_DISK = frozenset({
+    errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENODEV,
+})  # fmt: skip
 
 
 # --- about the mount ---------------------------------------------------------------------------

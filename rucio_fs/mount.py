@@ -41,12 +41,14 @@ from rucio_fs.nodes.control import (
 )
 from rucio_fs.nodes.dids import Services
 from rucio_fs.nodes.scopes import RootDir
+from rucio_fs.nodes.scratch_root import ScratchRoot
 from rucio_fs.opening import Bringing, Opener
 from rucio_fs.operations import Operations, OperationsWithXattrs, Presentation
 from rucio_fs.rules import services
 from rucio_fs.rules.delivery import Delivery
 from rucio_fs.rules.events import Events
 from rucio_fs.rules.services import RuleServices
+from rucio_fs.saving import Saving
 from rucio_fs.streams.streams import Streams
 from rucio_fs.tracing import Tracer
 
@@ -95,13 +97,19 @@ class _Mount:
         asking = Asking(config.rucio)
         rucio = RucioCatalogue(asking, site=config.site.name, scope_listing=config.scopes.listing)
         account = await rucio.connect(self._who)
-        store = await self._open_store()
+        saving = await Saving.open(config, self._mountpoint)
         try:
-            await self._serve(asking, rucio, account, store)
+            store = await self._open_store()
+            try:
+                await self._serve(asking, rucio, account, store, saving)
+            finally:
+                if store is not None:
+                    with trio.CancelScope(shield=True):
+                        await store.close()
         finally:
-            if store is not None:
+            if saving is not None:
                 with trio.CancelScope(shield=True):
-                    await store.close()
+                    await saving.close()
 
     async def _open_store(self) -> Store | None:
         """The cache of what is streamed, which must be this mount's alone."""
@@ -112,7 +120,12 @@ class _Mount:
         return await trio.to_thread.run_sync(Store.open, directory, config.size, config.min_free)
 
     async def _serve(
-        self, asking: Asking, rucio: RucioCatalogue, account: str, store: Store | None
+        self,
+        asking: Asking,
+        rucio: RucioCatalogue,
+        account: str,
+        store: Store | None,
+        saving: Saving | None,
     ) -> None:
         config = self._config
         async with trio.open_nursery() as nursery:
@@ -125,8 +138,12 @@ class _Mount:
             await catalogue.scopes(self._who)
             if rules is not None:
                 await self._check_target(rules)
+            if saving is not None:
+                await saving.build(
+                    self._who, account, self._mountpoint, asking, rucio, catalogue, self._events
+                )
             operations = self._operations(
-                catalogue, rules, streams, tracer, rucio.host, account, nursery
+                catalogue, rules, streams, tracer, rucio.host, account, saving, nursery
             )
             # Before there is a mount: a signal must never end the process and leave one behind.
             await nursery.start(self._heed_signals, catalogue, rules, streams)
@@ -145,6 +162,8 @@ class _Mount:
                 if rules is not None:
                     nursery.start_soon(rules.keeper.run)
                     nursery.start_soon(rules.using.run)
+                if saving is not None:
+                    nursery.start_soon(saving.uploads.run)
                 log.info("%s is mounted", self._mountpoint)
                 self._on_ready()
                 await pyfuse3.main(max_tasks=config.mount.max_tasks)
@@ -163,9 +182,13 @@ class _Mount:
                 # After a crash the mount stays: an empty directory in its place would make
                 # `rsync --delete` delete its mirror.
                 pyfuse3.close(unmount=ended_well)
+                if saving is not None:
+                    saving.stop()
                 operations.handles.close_all()
                 if streams is not None:
                     streams.stop()
+                if saving is not None and ended_well:
+                    await saving.finish()
                 asking.close()
                 nursery.cancel_scope.cancel()
         log.info("%s is unmounted", self._mountpoint)
@@ -234,6 +257,7 @@ class _Mount:
         tracer: Tracer,
         host: str,
         account: str,
+        saving: Saving | None,
         nursery: trio.Nursery,
     ) -> Operations:
         config, born_ns = self._config, self._born_ns
@@ -285,20 +309,24 @@ class _Mount:
             control["transfers"] = _shown("transfers", rules.keeper.board.transfers, born_ns)
         if streams is not None and streams.store is not None:
             control["cache"] = CacheFile("cache", streams.store, nursery, born_ns)
-        root = RootDir(
-            tree,
-            {
-                "README.txt": TextFile(
-                    "README.txt",
-                    readme.text(host, site, brings=rules is not None, streams=streams is not None),
-                    born_ns,
-                ),
-                ".rucio": ControlDir(".rucio", control, born_ns),
-            },
-        )
+        scratch: ScratchRoot | None = None
+        if saving is not None:
+            scratch = saving.root(born_ns)
+            control["uploads"] = saving.control(born_ns)
+        fixed: dict[str, Node] = {
+            "README.txt": TextFile(
+                "README.txt",
+                readme.text(host, site, brings=rules is not None, streams=streams is not None),
+                born_ns,
+            ),
+            ".rucio": ControlDir(".rucio", control, born_ns),
+        }
+        if scratch is not None:
+            fixed["scratch"] = scratch
+        root = RootDir(tree, fixed)
         kind = OperationsWithXattrs if config.mount.xattrs else Operations
         presentation = Presentation(config.mount.uid, config.mount.gid, config.mount.umask)
-        operations = kind(root, presentation, self._who)
+        operations = kind(root, presentation, self._who, disk=scratch)
         return operations
 
     def _mount(self, operations: Operations) -> None:

@@ -11,6 +11,7 @@ import errno
 import functools
 import logging
 import os
+import stat
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -20,12 +21,12 @@ import trio
 
 from rucio_fs.callers import Caller
 from rucio_fs.did import Identity
-from rucio_fs.errors import NameTooLong, NoAttribute, NotOffered, ReadOnly, RucioFsError
+from rucio_fs.errors import NameTooLong, NoAttribute, NotOffered, ReadOnly, RucioFsError, Stale
 from rucio_fs.filenames import MAX_BYTES
 from rucio_fs.handles import HandleTable, OpenDir
 from rucio_fs.inodes import InodeTable
 from rucio_fs.interrupts import Interrupts
-from rucio_fs.nodes.base import Attr, Dir, Entry, Node
+from rucio_fs.nodes.base import Attr, Change, Dir, Entry, Node, OpenFile, Vanished
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -78,7 +79,10 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = False
     enable_acl = False
 
-    def __init__(self, root: Dir, presentation: Presentation, who: Identity) -> None:
+    def __init__(
+        self, root: Dir, presentation: Presentation, who: Identity, disk: Node | None = None
+    ) -> None:
+        """*disk* is the node whose space ``df`` shows for all of the mount."""
         super().__init__()
         self.inodes = InodeTable(root)
         self.handles = HandleTable()
@@ -86,6 +90,7 @@ class Operations(pyfuse3.Operations):
         self.negotiated = trio.Event()
         self._presentation = presentation
         self._who = who
+        self._disk = disk
         # One object for all entries of a directory: pyfuse3 copies it into the reply at once.
         self._scratch = self._blank()
 
@@ -103,9 +108,7 @@ class Operations(pyfuse3.Operations):
         parent = self.inodes.dir(parent_inode)
         with self.interrupts.watch(ctx.pid):
             found = await parent.child(self._identity(ctx), filename)
-        entry = self._entry(0, found.attr, found.ttl)
-        entry.st_ino = pyfuse3.InodeT(self.inodes.ref(found.node))  # last: it has to be told
-        return entry
+        return self._shown(found)
 
     @handler
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
@@ -117,8 +120,7 @@ class Operations(pyfuse3.Operations):
     @handler
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
         # Asked by access(2) and chdir(2) only; False becomes EACCES.
-        node = self.inodes.node(inode)
-        return not mode & os.W_OK or node.is_writable
+        return await self.inodes.node(inode).allows(mode)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, nlookup in inode_list:
@@ -137,11 +139,22 @@ class Operations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         node = self.inodes.node(inode)
-        if fields.update_size and not attr.st_size:
-            await node.truncate(self._identity(ctx))
-        else:
-            raise ReadOnly(f"{node.key} cannot be changed")
-        return self._entry(inode, await node.attr(self._identity(ctx)), 0.0)
+        who = self._identity(ctx)
+        opened = None if fh is None else self.handles.file(fh)
+        await node.set_attr(who, self._change(attr, fields), opened, _caller(ctx))
+        return self._entry(inode, await node.attr(who), 0.0)
+
+    def _change(self, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> Change:
+        # Whoever is shown as the owner of everything is this process to the disk.
+        shown, uid, gid = self._presentation, attr.st_uid, attr.st_gid
+        return Change(
+            mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            uid=(os.geteuid() if uid == shown.uid else uid) if fields.update_uid else None,
+            gid=(os.getegid() if gid == shown.gid else gid) if fields.update_gid else None,
+        )
 
     # --- directories ---------------------------------------------------------------------------
 
@@ -174,7 +187,10 @@ class Operations(pyfuse3.Operations):
         counted: list[int] = []
         try:
             for index in range(start, len(entries)):
-                filename, node, attr, ttl = entries[index]
+                try:
+                    filename, node, attr, ttl = entries[index]
+                except Vanished:
+                    continue
                 ino = self.inodes.ref(node)
                 counted.append(ino)
                 if not pyfuse3.readdir_reply(
@@ -194,6 +210,10 @@ class Operations(pyfuse3.Operations):
     async def releasedir(self, fh: int) -> None:
         self.handles.pop_dir(fh)
 
+    @handler
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self.handles.dir(fh).node.fsync(data_only=datasync)
+
     # --- files ---------------------------------------------------------------------------------
 
     @handler
@@ -202,7 +222,10 @@ class Operations(pyfuse3.Operations):
         if flags & (os.O_WRONLY | os.O_RDWR) and not node.is_writable:
             raise ReadOnly(f"{node.key} cannot be written")
         with self.interrupts.watch(ctx.pid):
-            opened = await node.open(self._identity(ctx), flags, Caller(ctx.pid, ctx.uid))
+            opened = await node.open(self._identity(ctx), flags, _caller(ctx))
+        return self._opened(opened)
+
+    def _opened(self, opened: OpenFile) -> pyfuse3.FileInfo:
         return pyfuse3.FileInfo(
             fh=self.handles.add_file(opened),
             direct_io=opened.direct_io,
@@ -220,60 +243,65 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def flush(self, fh: int) -> None:
-        self.handles.file(fh)
+        await self.handles.file(fh).flush()
 
     @handler
     async def fsync(self, fh: int, datasync: bool) -> None:
-        self.handles.file(fh)
+        await self.handles.file(fh).fsync(data_only=datasync)
 
     @handler
     async def release(self, fh: int) -> None:
         self.handles.pop_file(fh).close()
 
-    # --- what a read-only tree refuses ---------------------------------------------------------
+    # --- changes to directories ----------------------------------------------------------------
 
     @handler
     async def create(
-        self,
-        parent_inode: int,
-        name: bytes,
-        mode: int,
-        flags: int,
-        ctx: pyfuse3.RequestContext,
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        raise self._read_only(parent_inode, name)
+        parent, filename = self.inodes.dir(parent_inode), self._filename(name)
+        made, opened = await parent.create(self._identity(ctx), filename, mode, flags, _caller(ctx))
+        return self._opened(opened), self._shown(made)
 
     @handler
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        raise self._read_only(parent_inode, name)
+        parent, filename = self.inodes.dir(parent_inode), self._filename(name)
+        return self._shown(await parent.mknod(self._identity(ctx), filename, mode, _caller(ctx)))
 
     @handler
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        raise self._read_only(parent_inode, name)
+        parent, filename = self.inodes.dir(parent_inode), self._filename(name)
+        return self._shown(await parent.mkdir(self._identity(ctx), filename, mode, _caller(ctx)))
 
     @handler
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        raise self._read_only(parent_inode, name)
+        parent, filename = self.inodes.dir(parent_inode), self._filename(name)
+        to = os.fsdecode(target)
+        return self._shown(await parent.symlink(self._identity(ctx), filename, to, _caller(ctx)))
 
     @handler
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        raise self._read_only(new_parent_inode, new_name)
+        node, filename = self.inodes.node(inode), self._filename(new_name)
+        parent = self.inodes.dir(new_parent_inode)
+        return self._shown(await parent.link(self._identity(ctx), node, filename))
 
     @handler
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        raise self._read_only(parent_inode, name)
+        parent, filename = self.inodes.dir(parent_inode), self._filename(name)
+        await parent.unlink(self._identity(ctx), filename)
 
     @handler
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        raise self._read_only(parent_inode, name)
+        parent, filename = self.inodes.dir(parent_inode), self._filename(name)
+        await parent.rmdir(self._identity(ctx), filename)
 
     @handler
     async def rename(
@@ -285,17 +313,25 @@ class Operations(pyfuse3.Operations):
         flags: int,
         ctx: pyfuse3.RequestContext,
     ) -> None:
-        raise self._read_only(parent_inode_old, name_old)
+        parent, old = self.inodes.dir(parent_inode_old), self._filename(name_old)
+        new_parent, new = self.inodes.dir(parent_inode_new), self._filename(name_new)
+        await parent.rename(self._identity(ctx), old, new_parent, new, flags)
 
     @handler
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
-        raise NotOffered(f"{self.inodes.node(inode).key} is not a link")
+        return os.fsencode(await self.inodes.node(inode).readlink(self._identity(ctx)))
 
     @handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         found = pyfuse3.StatvfsData()
         found.f_bsize = found.f_frsize = 4096
         found.f_namemax = MAX_BYTES
+        # pyfuse3 does not say of which inode this is asked: one disk stands for the whole mount.
+        space = None if self._disk is None else await self._disk.space()
+        if space is not None:
+            found.f_bsize = found.f_frsize = space.block_size
+            found.f_blocks, found.f_bfree, found.f_bavail = space[1:4]
+            found.f_files, found.f_ffree, found.f_favail = space[4], space[5], space[5]
         return found
 
     # --- helpers -------------------------------------------------------------------------------
@@ -308,15 +344,14 @@ class Operations(pyfuse3.Operations):
             raise NameTooLong(f"a name of {len(name)} bytes; {MAX_BYTES} is the limit")
         return os.fsdecode(name)
 
-    def _read_only(self, parent_inode: int, name: bytes) -> RucioFsError:
-        return ReadOnly(f"{self.inodes.dir(parent_inode).key} is read-only: {os.fsdecode(name)!r}")
+    def _shown(self, found: Entry) -> pyfuse3.EntryAttributes:
+        """What the kernel is told of *found*; the last act of a handler, since it counts."""
+        entry = self._entry(0, found.attr, found.ttl)
+        entry.st_ino = pyfuse3.InodeT(self.inodes.ref(found.node))
+        return entry
 
     def _blank(self) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
-        entry.st_uid = self._presentation.uid
-        entry.st_gid = self._presentation.gid
-        # 1 also for directories: "how many subdirectories" is not known, and find trusts it.
-        entry.st_nlink = 1
         entry.st_blksize = 1 << 20  # what cp and cat read at a time
         entry.generation = 0  # a number is never given to another node in a mount's life
         return entry
@@ -327,12 +362,19 @@ class Operations(pyfuse3.Operations):
     def _fill(
         self, entry: pyfuse3.EntryAttributes, ino: int, attr: Attr, ttl: float
     ) -> pyfuse3.EntryAttributes:
-        mode, size, mtime_ns, attr_ttl = attr
+        mode, size, mtime_ns, attr_ttl, atime_ns, ctime_ns, blocks, nlink, uid, gid = attr
+        shown = self._presentation
         entry.st_ino = ino
-        entry.st_mode = pyfuse3.ModeT(mode & ~self._presentation.umask)
+        entry.st_mode = pyfuse3.ModeT(mode & ~shown.umask)
         entry.st_size = size
-        entry.st_blocks = (size + 511) >> 9
-        entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtime_ns
+        entry.st_blocks = (size + 511) >> 9 if blocks is None else blocks
+        entry.st_mtime_ns = mtime_ns
+        entry.st_atime_ns = mtime_ns if atime_ns is None else atime_ns
+        entry.st_ctime_ns = mtime_ns if ctime_ns is None else ctime_ns
+        # 1 also for directories: "how many subdirectories" is not known, and find trusts it.
+        entry.st_nlink = 1 if nlink is None else nlink
+        entry.st_uid = shown.uid if uid is None else uid
+        entry.st_gid = shown.gid if gid is None else gid
         entry.attr_timeout = attr_ttl
         entry.entry_timeout = ttl
         return entry
@@ -350,13 +392,22 @@ class OperationsWithXattrs(Operations):
     """
 
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        if not name.startswith(_OURS):
+        if not name.startswith(_OURS) and not self._is_kept(inode, name):
             # `ls -l` asks security.selinux and system.posix_acl_access of every file, until one
             # answer says that the filesystem knows no such thing; ENODATA would not say that.
             raise pyfuse3.FUSEError(
                 errno.ENODATA if name.startswith(_USER_PREFIX) else errno.EOPNOTSUPP
             )
         return await self._getxattr(inode, name, ctx)
+
+    def _is_kept(self, inode: int, name: bytes) -> bool:
+        """Whether *name*, none of ours, is one that the node keeps."""
+        if not name.startswith(_USER_PREFIX):
+            return False
+        try:
+            return self.inodes.node(inode).keeps_xattrs
+        except Stale:
+            return False
 
     @handler
     async def _getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
@@ -377,17 +428,23 @@ class OperationsWithXattrs(Operations):
         self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
     ) -> None:
         node: Node = self.inodes.node(inode)
-        if not name.startswith(_OURS):
+        if not name.startswith(_OURS) and not self._is_kept(inode, name):
             raise NotOffered(f"{os.fsdecode(name)} cannot be set")
         with self.interrupts.watch(ctx.pid):
             await node.set_xattr(self._identity(ctx), os.fsdecode(name), os.fsdecode(value))
 
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        if not name.startswith(_OURS):
+        node = self.inodes.node(inode)
+        if not name.startswith(_OURS) and not self._is_kept(inode, name):
             kind = NoAttribute if name.startswith(_USER_PREFIX) else NotOffered
             raise kind(f"{os.fsdecode(name)} is not kept here")
-        raise ReadOnly(f"{os.fsdecode(name)} cannot be removed")
+        with self.interrupts.watch(ctx.pid):
+            await node.remove_xattr(self._identity(ctx), os.fsdecode(name))
+
+
+def _caller(ctx: pyfuse3.RequestContext) -> Caller:
+    return Caller(ctx.pid, ctx.uid)
 
 
 _DOT_ATTR = Attr(0o040555)

@@ -42,6 +42,9 @@ _silent.setLevel(logging.CRITICAL + 1)
 
 _logins: dict[str, threading.Lock] = {}  # by token file: who finds a new token there needs no login
 
+# Changes by POST: new replicas, new DIDs or members of one, members of several, metadata.
+_ANSWERED_IN_A_WORD = ("/traces/", "/replicas", "/dids", "/dids/attachments", "/meta")
+
 
 class _Session(requests.Session):
     """A session that shows the token to nobody but the host it was made for."""
@@ -242,7 +245,7 @@ class RucioClient(AccountClient, DIDClient, ReplicaClient, RSEClient, RuleClient
 def _kind(verb: str, path: str, *, is_login: bool) -> answers.Kind:
     if is_login:
         return answers.Kind.LOGIN
-    if verb in ("PUT", "DELETE") or path.endswith("/traces/"):
+    if verb in ("PUT", "DELETE") or (verb == "POST" and path.endswith(_ANSWERED_IN_A_WORD)):
         return answers.Kind.RECEIPT
     if verb == "POST" and path.endswith("/rules/"):
         return answers.Kind.IDS

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rucio_fs.commands.tallying import Tally, awaited, summary
 from rucio_fs.commands.words import ago, counted, printable, shortened, size
 
 TRANSFERS = 15
@@ -90,6 +91,7 @@ def _show_mount(out: Console, facts: Mapping[str, Any]) -> None:
         ("site", _site(status)),
         ("cache", _cache(status.get("cache") or {})),
         ("use", _use(status)),
+        *((("upload", _upload(facts["uploads"])),) if facts.get("uploads") else ()),
     ):
         line = Text(f"  {label:<6} ", style="dim").append_text(text)
         out.print(line, soft_wrap=True)
@@ -132,6 +134,11 @@ def _use(status: Mapping[str, Any]) -> Text:
         f"{opening.get('waiting', 0)} waiting",
     ]
     return Text(", ".join(words))
+
+
+def _upload(uploads: Mapping[str, Any]) -> Text:
+    tally = Tally.of(uploads)
+    return Text("; ".join([summary(tally), *awaited(tally)]))
 
 
 def _show_transfers(out: Console, transfers: Sequence[Mapping[str, Any]]) -> None:

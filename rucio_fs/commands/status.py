@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_futures
 from pathlib import Path
@@ -18,7 +18,9 @@ from rucio_fs.commands.once import ALIVE, Outcome, ask_each, hanging
 from rucio_fs.commands.words import complain, print_json
 from rucio_fs.errors import RucioFsError
 
-_FILES = ("status", "transfers", "problems")
+_FILES = ("status", "transfers", "problems", "uploads")
+_ABSENT: Mapping[str, Any] = {"transfers": [], "problems": [], "uploads": None}
+"""What is there to tell where a mount has no such file: it brings nothing, or has no scratch."""
 
 AskEach = Callable[[str, Sequence[Path]], list[Outcome]]
 
@@ -87,7 +89,7 @@ def _facts(
 def _of_mount(mountpoint: str, files: dict[str, Future[Found]]) -> dict[str, Any] | None:
     """One mount's facts; None if it is another user's."""
     facts: dict[str, Any] = {"mountpoint": mountpoint, "state": "ok", "error": None}
-    empty: dict[str, Any] = {"status": {}, "transfers": [], "problems": []}
+    empty = {"status": {}, **_ABSENT}
     if not all(future.done() for future in files.values()):
         return facts | empty | {"state": "hanging", "error": hanging(mountpoint)}
     contents: dict[str, Any] = {}
@@ -97,10 +99,10 @@ def _of_mount(mountpoint: str, files: dict[str, Future[Found]]) -> dict[str, Any
         except RucioFsError as exc:
             if exc.errno in (errno.EACCES, errno.EPERM):
                 return None
-            if exc.errno != errno.ENOENT or name == "status":
+            if exc.errno != errno.ENOENT or name not in _ABSENT:
                 state = "dead" if exc.errno == errno.ENOTCONN else "failing"
                 return facts | empty | {"state": state, "error": str(exc)}
-            contents[name] = []  # a mount that brings nothing has no transfers
+            contents[name] = _ABSENT[name]
         except ValueError:
             error = f"{mountpoint}/.rucio/{name} is not JSON"
             return facts | empty | {"state": "failing", "error": error}

@@ -27,7 +27,7 @@ _CHUNK = 1 << 20  # bytes in one read
 _WRONG_CALL = 2
 _DESCRIBED = (
     "did", "type", "bytes", "state", "locality", "replicas", "source", "rule_id", "rule_url",
-    "expires_at", "error",
+    "expires_at", "error", "upload",
 )  # fmt: skip
 
 _EXAMINED = ("local_path", "cached_bytes")

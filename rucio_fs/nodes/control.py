@@ -196,6 +196,44 @@ class CacheFile(File):
             self._is_verifying = False
 
 
+class UploadsFile(File):
+    """How uploads stand, as *render* tells it; *order* takes the orders that are written into it.
+
+    Raises, on writing: what *order* raises.
+    """
+
+    is_writable = True
+
+    def __init__(
+        self,
+        name: str,
+        render: Callable[[], Mapping[str, object]],
+        order: Callable[[str], None],
+        born_ns: int,
+    ) -> None:
+        self._name = name
+        self._render = render
+        self._order = order
+        self._born_ns = born_ns
+
+    @property
+    def key(self) -> Key:
+        return ("control", self._name)
+
+    async def attr(self, who: Identity) -> Attr:
+        return Attr(stat.S_IFREG | 0o644, 0, self._born_ns, 0.0)
+
+    async def open(self, who: Identity, flags: int, caller: Caller) -> OpenFile:
+        text = json.dumps(self._render(), indent=2, ensure_ascii=False)
+        return _OpenOrders(f"{text}\n".encode(errors="surrogateescape"), self._obey)
+
+    async def truncate(self, who: Identity) -> None:
+        """The shell's ``>`` truncates before it writes; there is nothing to cut."""
+
+    async def _obey(self, order: str) -> None:
+        self._order(order)
+
+
 class ControlDir(Dir):
     """A directory of fixed nodes."""
 

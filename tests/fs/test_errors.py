@@ -18,7 +18,20 @@ from rucio_fs.callers import Caller
 from rucio_fs.did import Identity
 from rucio_fs.errors import RucioFsError
 from rucio_fs.handles import OpenDir
-from rucio_fs.nodes.base import Attr, Dir, Entry, File, Key, OpenFile, dir_attr, file_attr
+from rucio_fs.nodes.base import (
+    Attr,
+    Change,
+    Dir,
+    Entry,
+    File,
+    Key,
+    Node,
+    OpenFile,
+    Space,
+    Vanished,
+    dir_attr,
+    file_attr,
+)
 from rucio_fs.operations import OperationsWithXattrs, Presentation
 from rucio_fs.sources.base import Data
 from tests.fakes import MY
@@ -52,6 +65,12 @@ class BreakingOpenFile(OpenFile):
         self._breaking.check()
         return len(data)
 
+    async def flush(self) -> None:
+        self._breaking.check()
+
+    async def fsync(self, *, data_only: bool) -> None:
+        self._breaking.check()
+
     def close(self) -> None:
         self._breaking.check()
 
@@ -74,8 +93,18 @@ class BreakingFile(File):
         self._breaking.check()
         return BreakingOpenFile(self._breaking)
 
-    async def truncate(self, who: Identity) -> None:
+    async def set_attr(
+        self, who: Identity, change: Change, opened: OpenFile | None, caller: Caller
+    ) -> None:
         self._breaking.check()
+
+    async def allows(self, mask: int) -> bool:
+        self._breaking.check()
+        return True
+
+    async def readlink(self, who: Identity) -> str:
+        self._breaking.check()
+        return "target"
 
     async def xattr_names(self, who: Identity) -> Sequence[str]:
         self._breaking.check()
@@ -86,6 +115,9 @@ class BreakingFile(File):
         return "value"
 
     async def set_xattr(self, who: Identity, name: str, value: str) -> None:
+        self._breaking.check()
+
+    async def remove_xattr(self, who: Identity, name: str) -> None:
         self._breaking.check()
 
 
@@ -121,6 +153,41 @@ class BreakingDir(Dir):
         self._breaking.check()
         return Entries(self._breaking, [await self.child(who, "f")])
 
+    async def create(
+        self, who: Identity, filename: str, mode: int, flags: int, caller: Caller
+    ) -> tuple[Entry, OpenFile]:
+        return await self.child(who, filename), BreakingOpenFile(self._breaking)
+
+    async def mknod(self, who: Identity, filename: str, mode: int, caller: Caller) -> Entry:
+        return await self.child(who, filename)
+
+    async def mkdir(self, who: Identity, filename: str, mode: int, caller: Caller) -> Entry:
+        return await self.child(who, filename)
+
+    async def symlink(self, who: Identity, filename: str, target: str, caller: Caller) -> Entry:
+        return await self.child(who, filename)
+
+    async def link(self, who: Identity, node: Node, filename: str) -> Entry:
+        return await self.child(who, filename)
+
+    async def unlink(self, who: Identity, filename: str) -> None:
+        self._breaking.check()
+
+    async def rmdir(self, who: Identity, filename: str) -> None:
+        self._breaking.check()
+
+    async def rename(
+        self, who: Identity, filename: str, new_parent: Dir, new_filename: str, flags: int
+    ) -> None:
+        self._breaking.check()
+
+    async def fsync(self, *, data_only: bool) -> None:
+        self._breaking.check()
+
+    async def space(self) -> Space:
+        self._breaking.check()
+        return Space(512, 6, 5, 4, 3, 2)
+
 
 class Mount:
     """The handlers over nodes that break on order, with one file and one directory open."""
@@ -128,7 +195,7 @@ class Mount:
     def __init__(self) -> None:
         self.breaking = Breaking()
         root = BreakingDir(self.breaking)
-        self.operations = OperationsWithXattrs(root, Presentation(0, 0), MY)
+        self.operations = OperationsWithXattrs(root, Presentation(0, 0), MY, disk=root)
         file = BreakingFile(self.breaking)
         self.ino = self.operations.inodes.ref(file)
         self.fh = self.operations.handles.add_file(BreakingOpenFile(self.breaking))
@@ -146,6 +213,7 @@ class Mount:
             "opendir": (root, CTX),
             "readdir": (self.dir_fh, 2, Token(9)),
             "releasedir": (self.dir_fh,),
+            "fsyncdir": (self.dir_fh, False),
             "open": (self.ino, os.O_RDONLY, CTX),
             "read": (self.fh, 0, 10),
             "write": (self.fh, 0, b"x"),
@@ -192,10 +260,8 @@ HANDLERS = sorted(
 )
 ASK_NODES = [
     "lookup", "getattr", "setattr", "opendir", "readdir", "open", "read", "write", "release",
-    "getxattr", "listxattr", "setxattr",
-]  # fmt: skip
-REFUSE = [
-    "create", "mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "removexattr",
+    "getxattr", "listxattr", "setxattr", "access", "flush", "fsync", "fsyncdir", "create", "mknod",
+    "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "removexattr", "readlink", "statfs",
 ]  # fmt: skip
 
 
@@ -204,7 +270,7 @@ def test_no_handler_is_left_out(mount: Mount) -> None:
     assert set(ASK_NODES) < set(HANDLERS)
 
 
-@pytest.mark.parametrize("name", sorted(set(HANDLERS) - {"forget", *REFUSE, "readlink"}))
+@pytest.mark.parametrize("name", sorted(set(HANDLERS) - {"forget"}))
 async def test_requests_are_served_when_nothing_breaks(mount: Mount, name: str) -> None:
     """So that the tests below see the injected failure and no other."""
     await mount.call(name)
@@ -228,7 +294,7 @@ class Broken:
         raise ValueError("a bug in a table")
 
 
-@pytest.mark.parametrize("name", sorted(set(HANDLERS) - {"forget", "statfs", "removexattr"}))
+@pytest.mark.parametrize("name", sorted(set(HANDLERS) - {"forget", "statfs"}))
 async def test_a_bug_anywhere_is_an_io_error_with_a_traceback(
     mount: Mount, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -312,6 +378,10 @@ EXPECTED = {
     "Stale": ("ESTALE", "INFO"),
     "Interrupted": ("EINTR", "DEBUG"),
     "ReadOnly": ("EROFS", "DEBUG"),
+    "NotPermitted": ("EPERM", "INFO"),
+    "Sealed": ("EPERM", "INFO"),
+    "NoScope": ("EACCES", "INFO"),
+    "StagingError": ("EIO", "WARNING"),
     "NoAttribute": ("ENODATA", "DEBUG"),
     "NotOffered": ("EOPNOTSUPP", "DEBUG"),
     "Denied": ("EACCES", "WARNING"),
@@ -335,6 +405,8 @@ EXPECTED = {
     "NoReplica": ("ENODATA", "WARNING"),
     "NoSource": ("EIO", "WARNING"),
     "Corrupt": ("EIO", "ERROR"),
+    "Differs": ("EEXIST", "WARNING"),
+    "Closed": ("EPERM", "WARNING"),
     "UsageError": ("EIO", "ERROR"),
     "MountError": ("EIO", "ERROR"),
 }
@@ -442,3 +514,46 @@ async def test_a_reply_that_fails_takes_no_reference(
         await mount.call("readdir")
     assert mount.operations.inodes.lookups() == before
     caplog.clear()
+
+
+class Vanishing(Sequence[Entry]):
+    """Three entries, the second of which is gone when it is looked at."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == 1:
+            raise Vanished("f1")
+        return entry(f"f{index}")
+
+
+async def test_a_name_that_is_gone_is_left_out() -> None:
+    operations = OperationsWithXattrs(Odd(ODD[1]), Presentation(0, 0), MY)
+    fh = operations.handles.add_dir(OpenDir(Odd(ODD[1]), MY, Vanishing(), is_read=True))
+    token = Token(100)
+    await operations.readdir(fh, 2, token)
+    assert [shown.name for shown in token.shown] == [b"f0", b"f2"]
+    assert [shown.next_id for shown in token.shown] == [3, 5], "others keep their place"
+    assert operations.inodes.lookups() == 2
+
+
+async def test_the_errno_of_the_staging_disk_is_the_callers(
+    mount: Mount, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, level in [(errno.ENOTEMPTY, logging.DEBUG), (errno.ENOSPC, logging.WARNING)]:
+        caplog.set_level(logging.DEBUG, "rucio_fs")
+        found = errors.StagingError.of(OSError(number, os.strerror(number), "/area/x"))
+        mount.breaking.error = found.copy()
+        with fails_with(number):
+            await mount.call("rmdir")
+        (record,) = caplog.records
+        assert record.levelno == level
+        assert f"/area/x: {os.strerror(number)}" in record.getMessage()
+        caplog.clear()
+
+
+async def test_statfs_tells_of_the_disk(mount: Mount) -> None:
+    found = await mount.call("statfs")
+    assert (found.f_frsize, found.f_blocks, found.f_bfree, found.f_bavail) == (512, 6, 5, 4)
+    assert (found.f_files, found.f_ffree, found.f_favail, found.f_namemax) == (3, 2, 2, 255)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyfuse3
 
-from rucio_fs import cli, handles, inodes, operations
+from rucio_fs import cli, handles, inodes
 from rucio_fs.catalogue import rows
 from rucio_fs.nodes import base, control, dids, scopes
 
@@ -53,8 +53,8 @@ PLACES: dict[str, tuple[Any, str]] = {
     "ControlDir.attr": (control.ControlDir, "attr"),
     "ControlDir.child": (control.ControlDir, "child"),
     "ControlDir.children": (control.ControlDir, "children"),
-    # What only refuses has no node to err in.
-    "read_only": (operations.Operations, "_read_only"),
+    # What a read-only tree says to every change.
+    "refusal": (base.Dir, "refusal"),
     "statfs": (pyfuse3, "StatvfsData"),
     "inodes.ref": (inodes.InodeTable, "ref"),
     "handles.file": (handles.HandleTable, "file"),

@@ -140,9 +140,9 @@ def test_a_bug_is_eio_and_a_traceback(patient: Patient, place: str) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="the kernel refuses others before it asks the mount")
 def test_a_bug_in_a_refusal_is_eio_and_a_traceback(patient: Patient, operation: str) -> None:
     log = patient.mount.log_text()
-    assert patient.meet("read_only", REFUSALS[operation]) == {"errno": "EIO"}
+    assert patient.meet("refusal", REFUSALS[operation]) == {"errno": "EIO"}
     assert f"bug in {operation}" in patient.mount.log_text()[len(log) :]
-    patient.check_health(log, "read_only")
+    patient.check_health(log, "refusal")
     assert patient.meet("", REFUSALS[operation]) == {"errno": "EROFS"}
 
 
@@ -168,7 +168,7 @@ def test_a_bug_in_a_release_is_not_the_users(patient: Patient, place: str, code:
 
 
 def test_every_place_is_tried() -> None:
-    tried = {*OPERATIONS, "read_only", "OpenDIDFile.close", "handles.pop_dir"}
+    tried = {*OPERATIONS, "refusal", "OpenDIDFile.close", "handles.pop_dir"}
     assert tried == set(PLACES)
 
 

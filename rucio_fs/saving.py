@@ -1,0 +1,176 @@
+"""What a mount needs so that files can be saved in it: the staging area, its uploads, its nodes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from rucio_fs.catalogue.asking import Asking
+from rucio_fs.catalogue.cache import CachedCatalogue
+from rucio_fs.catalogue.rucio import RucioCatalogue
+from rucio_fs.catalogue.rucio_registry import RucioRegistry
+from rucio_fs.catalogue.rucio_rules import RucioRules
+from rucio_fs.config import Config, default_scratch
+from rucio_fs.depot.depot import Depot
+from rucio_fs.did import Identity
+from rucio_fs.errors import NoTarget, RucioFsError, UsageError
+from rucio_fs.nodes.control import UploadsFile
+from rucio_fs.nodes.scratch import ScratchServices
+from rucio_fs.nodes.scratch_root import ScratchRoot
+from rucio_fs.rules import services
+from rucio_fs.rules.events import Events
+from rucio_fs.scratch.staging import Staging
+from rucio_fs.streams.credentials import Credentials
+from rucio_fs.uploads.records import Record
+from rucio_fs.uploads.services import UploadServices, terms_of
+
+log = logging.getLogger(__name__)
+
+_SCOPES_TTL = 60.0  # s; scopes are made by administrators
+_LOCK_LOOK = 0.2  # s between two looks whether the last mount has ended
+
+
+class Saving:
+    """One mount's scratch.  Made by `open`, before anything is mounted."""
+
+    def __init__(self, config: Config, staging: Staging) -> None:
+        self._config = config
+        self._staging = staging
+        self._uploads: UploadServices | None = None
+        self._depot: Depot | None = None
+
+    def __repr__(self) -> str:
+        return f"<Saving in {self._staging!r}>"
+
+    @classmethod
+    async def open(cls, config: Config, mountpoint: Path) -> Saving | None:
+        """None where nothing can be saved.
+
+        A mount that has just been ended may still be uploading: that is waited for.
+
+        Raises: UsageError
+        """
+        scratch = config.scratch
+        if not scratch.enabled and scratch.rse is None:
+            return None
+        directory = scratch.dir or default_scratch(mountpoint)
+        if mountpoint in (directory, *directory.parents):
+            raise UsageError(f"scratch.dir = {directory} lies in the mount itself")
+        until = trio.current_time() + scratch.stop_timeout
+        while True:
+            try:
+                return cls(config, await trio.to_thread.run_sync(Staging.open, directory))
+            except UsageError:
+                if trio.current_time() >= until:
+                    raise
+                await trio.sleep(_LOCK_LOOK)
+
+    async def build(
+        self,
+        who: Identity,
+        account: str,
+        mountpoint: Path,
+        asking: Asking,
+        rucio: RucioCatalogue,
+        catalogue: CachedCatalogue,
+        events: Events,
+    ) -> None:
+        """Put its parts together.  Raises: UsageError"""
+        config = self._config
+        registry = RucioRegistry(asking)
+        terms = services.terms(config.rules, config.scratch.rse or "", account, str(mountpoint))
+        assert terms is not None
+        if config.scratch.rse is not None:
+            await self._check(registry, who, config.scratch.rse)
+        self._depot = Depot(
+            Credentials(config.storages),
+            timeout=config.scratch.timeout,
+            connections=config.scratch.connections,
+        )
+
+        def on_done(record: Record) -> None:
+            for did in (record.did, record.dataset):
+                if did is not None:
+                    catalogue.forget(did)
+            catalogue.forget_scope(record.did.scope)
+
+        depot = self._depot
+        self._uploads = await trio.to_thread.run_sync(
+            lambda: UploadServices.build(
+                config.scratch,
+                self._staging,
+                who,
+                terms_of(terms),
+                rucio,
+                registry,
+                RucioRules(asking),
+                depot,
+                events,
+                on_done,
+            )
+        )
+        self._scopes = _OwnScopes(registry)
+
+    async def _check(self, registry: RucioRegistry, who: Identity, rse: str) -> None:
+        """A name that is misspelt is found out now, not when something was saved."""
+        try:
+            await registry.destination(who, rse)
+        except NoTarget as exc:
+            raise UsageError(f"scratch.rse = {rse!r}: {exc}") from exc
+
+    @property
+    def uploads(self) -> UploadServices:
+        assert self._uploads is not None, "build comes first"
+        return self._uploads
+
+    def root(self, born_ns: int) -> ScratchRoot:
+        """The directory `scratch`."""
+        return ScratchRoot(ScratchServices(self._staging, self._scopes.known, born_ns))
+
+    def control(self, born_ns: int) -> UploadsFile:
+        """`.rucio/uploads`."""
+        uploads = self.uploads
+        return UploadsFile("uploads", uploads.board.render, uploads.order, born_ns)
+
+    def stop(self) -> None:
+        """The mount has ended: who has files open for writing has not closed them."""
+        self._staging.stop()
+
+    async def finish(self) -> None:
+        """Let what is under way come to its end, for as long as the configuration says."""
+        if self._uploads is not None:
+            await self._uploads.finish(self._config.scratch.stop_timeout)
+
+    async def close(self) -> None:
+        """Nothing runs any more."""
+        if self._uploads is not None:
+            self._uploads.close()
+        if self._depot is not None:
+            self._depot.close()
+        await trio.to_thread.run_sync(self._staging.close)
+
+
+class _OwnScopes:
+    """The scopes of the account, as of the last time that Rucio said so."""
+
+    def __init__(self, registry: RucioRegistry) -> None:
+        self._registry = registry
+        self._known: dict[Identity, Sequence[str]] = {}
+        self._asked_at = float("-inf")
+        self._asking = trio.Lock()
+
+    async def known(self, who: Identity) -> Sequence[str]:
+        async with self._asking:
+            now = trio.current_time()
+            if who not in self._known or now - self._asked_at > _SCOPES_TTL:
+                try:
+                    self._known[who] = await self._registry.own_scopes(who)
+                except RucioFsError as exc:
+                    if who not in self._known:
+                        raise
+                    log.info("the scopes of before still count: %s", exc)
+                self._asked_at = now
+            return self._known[who]

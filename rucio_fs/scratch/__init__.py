@@ -1,0 +1,1 @@
+"""Scratch: files that are written here and belong in the lake."""

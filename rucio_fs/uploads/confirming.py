@@ -1,0 +1,137 @@
+"""Reading back from Rucio that an upload is what it was to be, and where its rule wants it."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+
+from rucio_fs import checksums
+from rucio_fs.did import DID, RuleState
+from rucio_fs.errors import NotFound, RuleGone
+from rucio_fs.uploads.context import Context
+from rucio_fs.uploads.records import Record, State
+
+log = logging.getLogger(__name__)
+
+
+class Confirmer:
+    """Looks at uploads that are registered and ruled, many a request."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._confirmed: set[int] = set()
+
+    def __repr__(self) -> str:
+        return f"<Confirmer for {self._context.ledger!r}>"
+
+    async def confirm(self, records: Sequence[Record]) -> None:
+        """Bring to DONE what is there; what is not as it was to be goes back to where it was lost.
+
+        Raises: what the catalogue raises.
+        """
+        fresh = [one for one in records if one.id not in self._confirmed]
+        if fresh:
+            await self._read_back(fresh)
+        by_rule: defaultdict[str, list[Record]] = defaultdict(list)
+        for record in records:
+            if record.state is State.RULED:
+                by_rule[record.rule].append(record)
+        for expression, some in by_rule.items():
+            await self._look(expression, some)
+
+    async def _read_back(self, records: Sequence[Record]) -> None:
+        context = self._context
+        found = await context.catalogue.replicas_of(context.who, [one.did for one in records])
+        for record in records:
+            known = found.get(record.did)
+            if known is None or "AVAILABLE" not in known.states.values():
+                log.warning("%s: Rucio lists no replica; it is registered again", record.did)
+                self._lost(record, State.STORED if record.url else State.QUEUED)
+            elif known.size != record.size or not checksums.is_same(known.adler32, record.adler32):
+                context.ledger.stop(
+                    record,
+                    f"{record.did}: Rucio has {known.size} bytes with adler32 {known.adler32}, not"
+                    f" {record.size} with {record.adler32} as was uploaded: ask its operators",
+                )
+        by_dataset: defaultdict[DID, list[Record]] = defaultdict(list)
+        for record in records:
+            if record.state is State.RULED and record.dataset is not None:
+                by_dataset[record.dataset].append(record)
+        for dataset, some in by_dataset.items():
+            await self._read_back_members(dataset, some)
+        self._confirmed.update(
+            one.id for one in records if one.state is State.RULED and not one.is_stopped
+        )
+
+    async def _read_back_members(self, dataset: DID, records: Sequence[Record]) -> None:
+        context = self._context
+        try:
+            content = await context.catalogue.content(context.who, dataset)
+        except NotFound:
+            members: set[DID] = set()
+        else:
+            members = {member.did for member in content.members}
+        for record in records:
+            if record.did not in members:
+                log.warning("%s is not in %s; it is attached again", record.did, dataset)
+                self._lost(record, State.REGISTERED)
+
+    def _lost(self, record: Record, state: State) -> None:
+        record.attempts += 1
+        self._context.ledger.back(record, state)
+
+    async def _look(self, expression: str, records: Sequence[Record]) -> None:
+        """Which of *records* are at an RSE of *expression*; why the oldest other one is not."""
+        context = self._context
+        states = await context.rules.states_at(
+            context.who, [one.did for one in records], expression
+        )
+        late = []
+        for record in records:
+            if record.is_stopped:
+                continue
+            if "AVAILABLE" in states.get(record.did, {}).values():
+                self._done(record)
+            else:
+                late.append(record)
+        if late and late[0].rule_id:
+            await self._ask_rule(late)
+
+    def _done(self, record: Record) -> None:
+        context = self._context
+        self._confirmed.discard(record.id)
+        context.ledger.advance(record, State.DONE)
+        context.on_done(record)
+        context.events.note("uploaded", record.did, path=record.path or None, rse=record.rse)
+        log.info("%s is in the lake, at %s", record.did, record.rule)
+        if not record.path:
+            context.ledger.drop(record)  # its file was removed from staging meanwhile
+
+    async def _ask_rule(self, late: Sequence[Record]) -> None:
+        context = self._context
+        rule_id = late[0].rule_id
+        concerned = [one for one in late if one.rule_id == rule_id]
+        try:
+            rule = await context.rules.rule(context.who, rule_id)
+        except RuleGone:
+            for collection in context.ledger.journal.collections.values():
+                if rule_id in collection.rules.values():
+                    collection.rules.clear()
+                    context.ledger.journal.put_collection(collection)
+            for record in concerned:
+                record.rule_id = ""
+                context.ledger.back(record, State.ATTACHED)
+                context.ledger.stop(
+                    record,
+                    f"{record.did} is in the lake, but its rule {rule_id} was deleted before it was"
+                    f" at {record.rule}: rucio-fs uploads --retry makes a new one",
+                )
+            return
+        error = ""
+        if rule.state in (RuleState.STUCK, RuleState.SUSPENDED, RuleState.WAITING_APPROVAL):
+            error = f"rule {rule_id} is {rule.state.value}: {rule.error or 'Rucio gives no reason'}"
+        for record in concerned:
+            if record.error != error:
+                record.error = error
+                context.ledger.journal.put(record)

@@ -1,0 +1,96 @@
+"""What is saved in scratch is in the lake: real mounts, a real Rucio, real transfers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lake import Lake
+from tests.conftest import Mounter
+from tests.fuse.changing import Changer
+from tests.fuse.saving import Saving
+
+pytestmark = [pytest.mark.fuse, pytest.mark.lake]
+
+SaverMaker = Callable[..., Saving]
+
+
+@pytest.fixture
+def saver(
+    lake: Lake, mounter: Mounter, rest: Changer, new_scope: str, tmp_path: Path
+) -> SaverMaker:
+    """Makes mounts with a scratch that is uploaded to COLO_SCRATCHDISK at once."""
+
+    def make(**options: object) -> Saving:
+        options = {
+            "scratch__dir": tmp_path / "scratch",
+            "scratch__rse": "COLO_SCRATCHDISK",
+            "scratch__delay": "0.2s",
+            **options,
+        }
+        return Saving(mounter(**options), lake, new_scope, rest)
+
+    return make
+
+
+def test_a_file_is_saved_and_is_in_the_lake(saver: SaverMaker) -> None:
+    site = saver()
+    site.sh("printf bytes > hits.root")
+    site.done()
+    site.check("hits.root", b"bytes", rse="COLO_SCRATCHDISK")
+    assert site.xattr("upload", "hits.root") == "DONE"
+    (rule,) = site.rules("hits.root")
+    assert (rule["state"], rule["rse_expression"]) == ("OK", "COLO_SCRATCHDISK")
+    # And it is read where everybody reads it.
+    assert site.mount.run("cat", site.mount.path / site.scope / "hits.root").stdout == "bytes"
+    assert site.litter() == []
+
+
+def test_a_tree_is_saved_and_read_back_at_its_destination(saver: SaverMaker) -> None:
+    """The conveyor moves it there."""
+    site = saver(scratch__rule="REM1")
+    site.sh("mkdir -p run/a/b; echo 1 > run/README; echo 2 > run/a/hits; echo 3 > run/a/b/deep")
+    site.done()
+    site.check("run/README", b"1\n", rse="REM1", dataset="run__root")
+    site.check("run/a/hits", b"2\n", rse="REM1", dataset="run/a__root")
+    site.check("run/a/b/deep", b"3\n", rse="REM1", dataset="run/a/b")
+    assert site.members("run") == ["run/a", "run__root"]
+    (rule,) = site.rules("run/a/b")
+    assert (rule["state"], rule["rse_expression"]) == ("OK", "REM1")
+
+
+# --- what programs do ----------------------------------------------------------------------------
+
+PROGRAMS = {
+    "cp": "head -c 3000000 /dev/urandom > /tmp/$1.src; mkdir run; cp /tmp/$1.src run/copy;"
+    " rm /tmp/$1.src",
+    "mv": "mkdir run; echo x > run/old; mv run/old run/new",
+    "tar": "mkdir run; tar cf - -C /etc hostname hosts passwd | tar xf - -C run",
+    "rsync": "mkdir /tmp/$1.d; for i in 1 2 3; do echo $i > /tmp/$1.d/f$i; done;"
+    " rsync -a /tmp/$1.d/ run/; rm -r /tmp/$1.d",
+    "git": "git init -q run; cd run; git config user.email a@b; git config user.name a;"
+    " echo text > file; git add file; git commit -qm one",
+    "editor": "mkdir run; echo old > run/f; echo new > run/.f.tmp; sync run/.f.tmp;"
+    " mv run/.f.tmp run/f",
+    "gcc": "mkdir run; echo 'int main(void) { return 0; }' > run/a.c; gcc -o run/a.out run/a.c;"
+    " ./run/a.out",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_programs_save_is_in_the_lake(saver: SaverMaker, program: str) -> None:
+    """Every file that is there when they have ended, with the bytes it has then."""
+    if shutil.which(program) is None and program not in ("editor", "git"):
+        pytest.skip(f"{program} is not installed")
+    site = saver(scratch__delay="2s")
+    site.sh(PROGRAMS[program], f"rucio-fs-{site.scope}")
+    files = site.files("run")
+    assert files
+    site.done()
+    for name, data in files.items():
+        site.check(name, data, rse="COLO_SCRATCHDISK")
+    assert site.files("run") == files
+    assert site.litter() == []

@@ -1,0 +1,85 @@
+"""A staging tree with its journal and ledger, and records as they come."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rucio_fs.did import DID
+from rucio_fs.uploads import collecting
+from rucio_fs.uploads.journal import Journal
+from rucio_fs.uploads.ledger import Ledger
+from rucio_fs.uploads.records import Record, State
+
+NewRecord = Callable[..., Record]
+
+
+def new_record(number: int, **facts: Any) -> Record:
+    """The record *number*, of a file of its own unless *facts* say otherwise."""
+    path = f"s/run/{number}.dat"
+    known: dict[str, Any] = {"path": path, "ino": 1000 + number, "did": DID("s", path[2:])}
+    known |= {"size": 100, "mtime_ns": 1, "ctime_ns": 1, "since": 0.0}
+    return Record(number, **(known | facts))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    return tree
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal.open(tmp_path / "uploads.sqlite")
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def ledger(journal: Journal) -> Ledger:
+    return Ledger(journal)
+
+
+@pytest.fixture
+def record(ledger: Ledger) -> NewRecord:
+    """Adds a record to the ledger: ``record("s/run/a", State.QUEUED, ino=5)``."""
+
+    def add(path: str, state: State, **facts: Any) -> Record:
+        number = ledger.journal.next_id()
+        did = DID(*path.split("/", 1))
+        one = new_record(number, **({"path": path, "did": did, "state": state} | facts))
+        ledger.add(one)
+        return one
+
+    return add
+
+
+def save(tree: Path, path: str, data: bytes | str = b"data", **said: str) -> Path:
+    """Make a file in *tree*, with the options that were *said* of it."""
+    target = tree / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data.encode() if isinstance(data, str) else data)
+    say(target, **said)
+    return target
+
+
+def say(path: Path, **said: str) -> None:
+    for key, value in said.items():
+        os.setxattr(path, collecting.KEPT + key, os.fsencode(value))
+
+
+@pytest.fixture
+def no_xattrs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The staging disk has no extended attributes."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    for name in ("listxattr", "getxattr", "setxattr", "removexattr"):
+        monkeypatch.setattr(os, name, refuse)

@@ -1,0 +1,512 @@
+"""From a saved file to the lake, whatever fails on the way.  Real files, a lake in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from rucio_fs.depot.failures import Full
+from rucio_fs.did import DID, DIDType, RuleState
+from rucio_fs.errors import Denied, Unreachable
+from rucio_fs.uploads import journal, queueing
+from rucio_fs.uploads.context import SCHEMES
+from rucio_fs.uploads.options import Options
+from rucio_fs.uploads.records import Record
+from rucio_fs.uploads.resuming import resume
+from tests.fakes import MY
+from tests.unit.uploads.bench import Bench
+
+Make = Callable[..., Bench]
+
+
+@pytest.fixture
+def clock() -> MockClock:
+    """Time goes on when nothing else does.  pytest-trio wants each test to name it."""
+    return MockClock(autojump_threshold=0)
+
+
+@pytest.fixture
+async def make(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Make]:
+    async def at_once(call: Callable[[], Any]) -> Any:
+        """What runs in threads would not be waited for by that clock."""
+        await trio.lowlevel.checkpoint()
+        return call()
+
+    monkeypatch.setattr(journal, "in_thread", at_once)
+    monkeypatch.setattr(queueing, "_in_thread", at_once)
+    made: list[Bench] = []
+
+    def bench(**changes: Any) -> Bench:
+        made.append(Bench(tmp_path, nursery, **changes))
+        made[-1].run()
+        return made[-1]
+
+    yield bench
+    for one in made:
+        await one.stop()
+
+
+@pytest.fixture
+def bench(make: Make) -> Bench:
+    return make()
+
+
+async def test_a_saved_file_is_in_the_lake(clock: MockClock, bench: Bench) -> None:
+    did = bench.save("s/hits.root", b"bytes")
+    await bench.done("s/hits.root")
+    assert bench.is_in_lake(did, b"bytes")
+    assert len(bench.rules.ids(did)) == 1
+    assert bench.litter() == []
+
+
+async def test_a_directory_becomes_a_dataset(clock: MockClock, bench: Bench) -> None:
+    dids = [bench.save(f"s/run/{name}", name.encode()) for name in "abc"]
+    await bench.done("s/run/a", "s/run/b", "s/run/c")
+    assert all(bench.is_in_lake(did, did.name[-1].encode()) for did in dids)
+    run = DID("s", "run")
+    assert bench.lake._records[run].info.type is DIDType.DATASET
+    assert sorted(bench.lake._records[run].children) == dids
+    assert len(bench.rules.ids(run)) == 1
+    assert len(bench.rules.ids()) == 1, "one rule for all of it"
+
+
+async def test_what_lies_beside_directories(clock: MockClock, bench: Bench) -> None:
+    """As the tree in scratch, so the tree in the lake."""
+    readme = bench.save("s/run/README", b"1")
+    hits = bench.save("s/run/a/hits", b"2")
+    deep = bench.save("s/run/a/b/deep", b"3")
+    await bench.done("s/run/README", "s/run/a/hits", "s/run/a/b/deep")
+    children = {did.name: bench.lake._records[did].children for did in bench.lake._records}
+    assert children["run"] == [DID("s", "run__root"), DID("s", "run/a")] or children["run"] == [
+        DID("s", "run/a"),
+        DID("s", "run__root"),
+    ]
+    assert children["run__root"] == [readme]
+    assert children["run/a__root"] == [hits]
+    assert children["run/a/b"] == [deep]
+
+
+async def test_many_files_are_few_requests(clock: MockClock, bench: Bench) -> None:
+    paths = [f"s/run/f{number:05d}" for number in range(1000)]
+    for path in paths:
+        bench.save(path, path.encode())
+    bench.lake.calls.clear()
+    await bench.done(*paths)
+    calls = bench.lake.calls + bench.registry.calls + bench.rules.calls
+    assert calls.total() <= 100, calls
+    assert bench.depot.calls["put"] == 1000
+    assert bench.depot.most_at_once <= 4
+
+
+async def test_files_are_left_alone_while_they_change(clock: MockClock, bench: Bench) -> None:
+    for number in range(20):
+        bench.save("s/run/growing", b"x" * number)
+        await trio.sleep(4)
+    assert bench.depot.calls["put"] == 0
+    did = bench.save("s/run/growing", b"whole")
+    await bench.done("s/run/growing")
+    assert bench.is_in_lake(did, b"whole")
+
+
+async def test_a_file_that_is_open_waits(clock: MockClock, bench: Bench) -> None:
+    bench.save("s/run/open")
+    bench.staged.writing.add(bench.ino("s/run/open"))
+    other = bench.save("s/run/closed")
+    await bench.done("s/run/closed")
+    assert bench.is_in_lake(other, b"data")
+    assert bench.ledger.at("s/run/open") is None
+    bench.staged.writing.clear()
+    bench.settling.changed("s/run")
+    await bench.done("s/run/open")
+
+
+async def test_what_the_lake_has_is_not_sent_again(clock: MockClock, bench: Bench) -> None:
+    did = bench.lake.file("s:run/old", b"same", replicas={"REM1": "davs://rem1/x"})
+    bench.save("s/run/old", b"same")
+    await bench.until("s/run/old", "REPLICATING")
+    assert bench.depot.calls["put"] == 0
+    assert bench.lake._records[DID("s", "run")].children == [did]
+    assert len(bench.rules.ids()) == 1
+    bench.rules.arrive(did)
+    await bench.done("s/run/old")
+
+
+@pytest.mark.parametrize("kind", ["file", "dataset"])
+async def test_a_name_that_is_taken_by_something_else(
+    clock: MockClock, bench: Bench, kind: str
+) -> None:
+    if kind == "file":
+        bench.lake.file("s:run/mine", b"other", replicas={"COLO": "davs://colo/x"})
+    else:
+        bench.lake.dataset("s:run/mine")
+    bench.save("s/run/mine", b"mine")
+    record = await bench.until("s/run/mine", "FAILED")
+    assert "s:run/mine: " in record.error
+    assert "rename yours" in record.error
+    assert bench.depot.calls["put"] == 0
+    # Renaming is enough, as the overseer and the staging area then do:
+    bench.ledger.drop(record)
+    (bench.staged.tree / "s/run/mine").rename(bench.staged.tree / "s/run/yours")
+    bench.settling.changed("s/run")
+    await bench.done("s/run/yours")
+    assert bench.is_in_lake(DID("s", "run/yours"), b"mine")
+
+
+# --- what fails ----------------------------------------------------------------------------------
+
+AWAY = Unreachable("away")
+
+
+@pytest.mark.parametrize("method", ["put", "adler32", "move"])
+@pytest.mark.parametrize("times", [1, 5])
+async def test_the_storage_is_away(clock: MockClock, bench: Bench, method: str, times: int) -> None:
+    did = bench.save("s/run/a", b"bytes")
+    bench.depot.errors[method] += [AWAY] * times
+    await bench.done("s/run/a")
+    assert bench.is_in_lake(did, b"bytes")
+    assert bench.litter() == []
+
+
+@pytest.mark.parametrize(
+    "method", ["destination", "pfns", "add_files", "add_collections", "attach"]
+)
+async def test_rucio_is_away_for_days(clock: MockClock, bench: Bench, method: str) -> None:
+    dids = [bench.save(f"s/run/f{number}", b"bytes") for number in range(20)]
+    bench.registry.errors[method] = AWAY
+    began = bench.registry.calls[method]
+    await trio.sleep(3 * 86400)
+    assert bench.registry.calls[method] - began <= 3 * 24 * 60 + 20, "it is not hammered"
+    assert bench.engine.rucio.reason == "away"
+    del bench.registry.errors[method]
+    await bench.done(*(f"s/run/f{number}" for number in range(20)))
+    assert all(bench.is_in_lake(did, b"bytes") for did in dids)
+
+
+async def test_all_of_rucio_is_away(clock: MockClock, bench: Bench) -> None:
+    did = bench.save("s/run/a", b"bytes")
+    bench.lake.error = bench.registry.error = bench.rules.error = AWAY
+    await trio.sleep(86400)
+    bench.lake.error = bench.registry.error = bench.rules.error = None
+    await bench.done("s/run/a")
+    assert bench.is_in_lake(did, b"bytes")
+
+
+async def test_answers_that_are_lost(clock: MockClock, bench: Bench) -> None:
+    """What was done all the same is not done twice."""
+    dids = [bench.save(f"s/run/f{number}", b"bytes") for number in range(5)]
+    bench.registry.lost_answers = 3
+    bench.rules.lost_answers = 1
+    bench.depot.lost_moves = [AWAY, AWAY]
+    await bench.done(*(f"s/run/f{number}" for number in range(5)))
+    assert all(bench.is_in_lake(did, b"bytes") for did in dids)
+    assert len(bench.rules.ids()) == 1
+    assert bench.litter() == []
+
+
+async def test_a_put_that_is_cut(clock: MockClock, bench: Bench) -> None:
+    did = bench.save("s/run/a", b"all of it")
+    bench.depot.cuts = [AWAY, AWAY, Full("no room")]
+    await bench.done("s/run/a")
+    assert bench.is_in_lake(did, b"all of it")
+    assert bench.litter() == []
+
+
+@pytest.mark.parametrize("has_checksums", [True, False])
+async def test_a_file_that_arrives_damaged(
+    clock: MockClock, bench: Bench, has_checksums: bool
+) -> None:
+    bench.depot.has_checksums = has_checksums
+    did = bench.save("s/run/a", b"right")
+    bench.depot.damages = 3
+    await bench.done("s/run/a")
+    assert bench.is_in_lake(did, b"right")
+    assert bench.litter() == []
+
+
+async def test_a_storage_that_damages_everything(clock: MockClock, bench: Bench) -> None:
+    bench.save("s/run/a", b"right")
+    bench.depot.damages = 100
+    record = await bench.until("s/run/a", "FAILED")
+    assert "s:run/a arrived damaged at COLO" in record.error
+    assert bench.depot.calls["put"] == 5
+    await trio.sleep(1000)
+    assert bench.depot.objects == {}
+    assert bench.lake._records.keys() & {DID("s", "run/a")} == set()
+    bench.depot.damages = 0
+    assert bench.engine.retry("s/run") == 1
+    await bench.done("s/run/a")
+
+
+async def test_another_file_at_its_place(clock: MockClock, bench: Bench) -> None:
+    did = bench.save("s/run/a", b"mine")
+    (url,) = (await bench.registry.pfns(MY, "COLO", [did], SCHEMES)).values()
+    bench.depot.objects[url] = b"dark"
+    record = await bench.until("s/run/a", "FAILED")
+    assert "another file lies at its place at COLO" in record.error
+    await trio.sleep(100)
+    assert bench.depot.objects == {url: b"dark"}, "it is not ours"
+    assert not record.is_sealed
+
+
+async def test_the_same_file_at_its_place(clock: MockClock, bench: Bench) -> None:
+    did = bench.save("s/run/a", b"mine")
+    (url,) = (await bench.registry.pfns(MY, "COLO", [did], SCHEMES)).values()
+    bench.depot.objects[url] = b"mine"
+    await bench.done("s/run/a")
+    assert bench.is_in_lake(did, b"mine")
+    assert bench.litter() == []
+
+
+async def test_a_storage_that_does_not_rename(clock: MockClock, bench: Bench) -> None:
+    bench.depot.can_move = False
+    did = bench.save("s/run/a", b"mine")
+    await bench.done("s/run/a")
+    assert bench.is_in_lake(did, b"mine")
+    assert bench.litter() == []
+
+
+@pytest.mark.parametrize("method", ["add_files", "add_collections", "attach"])
+async def test_what_is_forbidden_says_which_step(
+    clock: MockClock, bench: Bench, method: str
+) -> None:
+    bench.save("s/run/a", b"mine")
+    bench.registry.errors[method] = Denied(f"account alice may not {method} in scope s")
+    record = await bench.until("s/run/a", "FAILED")
+    assert f"may not {method}" in record.error
+    assert "s:run/a" in record.error
+    assert bench.events.problems()[0]["did"] == "s:run/a"
+    del bench.registry.errors[method]
+    bench.engine.retry()
+    await bench.done("s/run/a")
+
+
+async def test_no_quota_for_its_rule(clock: MockClock, bench: Bench) -> None:
+    """The file is in the lake, and the rule is made once there is room."""
+    bench.rules.quota = 0
+    did = bench.save("s/run/a", b"mine")
+    with trio.fail_after(1000):
+        while "quota" not in (await bench.until("s/run/a", "REGISTERING")).error.lower():
+            await bench.ledger.news()
+    assert bench.is_in_lake(did, b"mine")
+    bench.rules.quota = None
+    await bench.done("s/run/a")
+
+
+async def test_one_bad_name_among_many(clock: MockClock, bench: Bench) -> None:
+    """What Rucio refuses of one does not hold up the others."""
+    good = [f"s/run/f{number}" for number in range(30)]
+    for path in good:
+        bench.save(path, path.encode())
+    bench.save("s/run/a name", b"spaces are refused")
+    bench.save("s/run/été", b"and what is not ASCII")
+    await bench.done(*good)
+    for path in ("s/run/a name", "s/run/été"):
+        record = await bench.until(path, "FAILED")
+        assert str(record.did) in record.error
+    assert len(bench.lake._records[DID("s", "run")].children) == 30
+
+
+async def test_somebody_registers_another_file_meanwhile(clock: MockClock, bench: Bench) -> None:
+    bench.depot.blocked = trio.Event()
+    bench.save("s/run/a", b"mine")
+    await bench.until("s/run/a", "UPLOADING 50%")
+    bench.lake.file("s:run/a", b"theirs", replicas={"REM1": "davs://rem1/x"})
+    bench.depot.blocked.set()
+    record = await bench.until("s/run/a", "FAILED")
+    assert "s:run/a" in record.error
+    assert not record.is_sealed, "it can be renamed"
+    await trio.sleep(100)
+    assert bench.depot.objects == {}, "what was placed there was ours, and is of no use"
+
+
+async def test_a_dataset_that_is_closed(clock: MockClock, bench: Bench) -> None:
+    dataset = bench.lake.dataset("s:run")
+    bench.lake.close_did(dataset)
+    did = bench.save("s/run/a", b"mine")
+    record = await bench.until("s/run/a", "FAILED")
+    assert "s:run is closed" in record.error
+    assert bench.is_in_lake(did, b"mine")
+
+
+async def test_a_file_that_changes_while_it_is_sent(clock: MockClock, bench: Bench) -> None:
+    bench.depot.blocked = trio.Event()
+    bench.save("s/run/a", b"old")
+    record = await bench.until("s/run/a", "UPLOADING 33%")
+    bench.ledger.drop(record)  # as the overseer does when it is opened for writing
+    did = bench.save("s/run/a", b"new bytes")
+    bench.depot.blocked.set()
+    await bench.done("s/run/a")
+    assert bench.is_in_lake(did, b"new bytes")
+    await trio.sleep(100)
+    assert bench.litter() == []
+
+
+async def test_a_file_that_changes_behind_our_back(clock: MockClock, bench: Bench) -> None:
+    """Somebody writes into the staging directory itself."""
+    bench.depot.blocked = trio.Event()
+    bench.save("s/run/a", b"old")
+    await bench.until("s/run/a", "UPLOADING 33%")
+    did = bench.save("s/run/a", b"new bytes")
+    bench.depot.blocked.set()
+    await bench.done("s/run/a")
+    assert bench.is_in_lake(did, b"new bytes")
+    await trio.sleep(100)
+    assert bench.litter() == []
+
+
+async def test_the_rule_is_stuck_and_goes_on(clock: MockClock, make: Make) -> None:
+    bench = make(base=Options(rse="COLO", rule="REM1"))
+    did = bench.save("s/run/a", b"mine")
+    await bench.until("s/run/a", "REPLICATING")
+    (rule_id,) = bench.rules.ids()
+    bench.rules.set_state(rule_id, RuleState.STUCK, "no route")
+    with trio.fail_after(1000):
+        while "STUCK" not in bench.record("s/run/a").error:
+            await bench.ledger.news()
+    assert "no route" in bench.record("s/run/a").error
+    bench.rules.set_state(rule_id, None)
+    bench.rules.arrive(did, rse="REM1")
+    await bench.done("s/run/a")
+
+
+async def test_the_rule_is_deleted(clock: MockClock, make: Make) -> None:
+    bench = make(base=Options(rse="COLO", rule="REM1"))
+    did = bench.save("s/run/a", b"mine")
+    run = DID("s", "run")
+    await bench.until("s/run/a", "REPLICATING")
+    bench.rules.end(bench.rules.ids(run)[0])
+    record = await bench.until("s/run/a", "FAILED")
+    assert "was deleted" in record.error
+    bench.engine.retry()
+    await bench.until("s/run/a", "REPLICATING")
+    bench.rules.arrive(did, rse="REM1")
+    await bench.done("s/run/a")
+
+
+async def test_the_dataset_is_deleted_meanwhile(clock: MockClock, bench: Bench) -> None:
+    bench.save("s/run/a", b"1")
+    await bench.done("s/run/a")
+    bench.lake.delete(DID("s", "run"))
+    bench.save("s/run/b", b"2")
+    await bench.done("s/run/b")
+    assert bench.lake._records[DID("s", "run")].children == [DID("s", "run/b")]
+
+
+# --- what users say ------------------------------------------------------------------------------
+
+
+async def test_options_in_a_file(clock: MockClock, bench: Bench) -> None:
+    bench.save("s/run/.rucio-upload.toml", b'rse = "REM1"\nlifetime = "30d"\ndataset = "other"')
+    did = bench.save("s/run/a", b"mine")
+    await bench.done("s/run/a")
+    assert bench.is_in_lake(did, b"mine", "REM1")
+    assert bench.lake._records[DID("s", "other")].children == [did]
+    (rule,) = [bench.rules.known(one) for one in bench.rules.ids()]
+    assert rule.rse_expression == "REM1"
+    assert rule.expires_ns is not None
+    assert bench.ledger.at("s/run/.rucio-upload.toml") is None
+
+
+async def test_options_that_are_wrong_say_so(clock: MockClock, bench: Bench) -> None:
+    bench.save("s/run/.rucio-upload.toml", b'rsee = "REM1"')
+    bench.save("s/run/a", b"mine")
+    record = await bench.until("s/run/a", "FAILED")
+    assert "s/run/.rucio-upload.toml" in record.error
+    assert "did you mean rse" in record.error
+    bench.save("s/run/.rucio-upload.toml", b'rse = "REM1"')
+    await bench.done("s/run/a")
+
+
+async def test_never(clock: MockClock, bench: Bench) -> None:
+    bench.save("s/run/.rucio-upload.toml", b'upload = "never"')
+    bench.save("s/run/a", b"mine")
+    await trio.sleep(1000)
+    assert bench.depot.calls["put"] == 0
+    assert bench.ledger.at("s/run/a") is None
+
+
+async def test_a_sidecar_becomes_metadata(clock: MockClock, bench: Bench) -> None:
+    did = bench.save("s/run/a", b"mine")
+    bench.save("s/run/a.meta", b'{"exposure": 30, "filter": "r"}')
+    await bench.done("s/run/a")
+    metadata = await bench.lake.metadata(MY, did)
+    assert metadata["filter"] == "r"
+    assert DID("s", "run/a.meta") not in bench.lake._records
+
+
+async def test_no_storage_is_named(clock: MockClock, make: Make) -> None:
+    bench = make(base=Options())
+    bench.save("s/run/a", b"mine")
+    record = await bench.until("s/run/a", "FAILED")
+    assert "scratch.rse" in record.error
+
+
+# --- a mount that was killed ---------------------------------------------------------------------
+
+
+async def test_what_was_open_when_it_was_killed(clock: MockClock, bench: Bench) -> None:
+    """Half a file is not uploaded unless somebody says that it is whole."""
+    bench.save("s/run/half", b"half")
+    bench.staged.unfinished[bench.ino("s/run/half")] = "s/run/half"
+    record = await bench.until("s/run/half", "FAILED")
+    assert "open for writing when the mount ended" in record.error
+    assert bench.depot.calls["put"] == 0
+    os.setxattr(bench.staged.tree / "s/run/half", "user.rucio-fs.upload", b"now")
+    bench.settling.changed("s/run")
+    await bench.done("s/run/half")
+
+
+@pytest.mark.parametrize("commit", range(14))
+async def test_it_goes_on_after_being_killed_between_any_two_commits(
+    clock: MockClock, bench: Bench, commit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the commit of that number has reached the disk, and started again."""
+    killed = trio.Event()
+    seen = 0
+
+    async def dies(*records: Record) -> None:
+        nonlocal seen
+        for record in records:
+            bench.journal.put(record)
+        if seen == commit:
+            killed.set()
+            await trio.sleep_forever()
+        seen += 1
+        await original()
+
+    original = bench.journal.commit
+    monkeypatch.setattr(bench.journal, "commit", dies)
+    dids = [bench.save(f"s/run/f{number}", b"bytes %d" % number) for number in range(3)]
+    with trio.move_on_after(200):
+        await killed.wait()
+    await bench.restart()
+    resume(bench.staged.tree, bench.ledger, bench.settling, frozenset())
+    bench.run()
+    await bench.done(*(f"s/run/f{number}" for number in range(3)))
+    for number, did in enumerate(dids):
+        assert bench.is_in_lake(did, b"bytes %d" % number)
+    await trio.sleep(1000)
+    assert bench.litter() == []
+    assert len(bench.rules.ids()) == 1
+
+
+async def test_it_ends_when_what_is_under_way_has_ended(clock: MockClock, bench: Bench) -> None:
+    bench.depot.blocked = trio.Event()
+    bench.save("s/run/a", b"mine")
+    await bench.until("s/run/a", "UPLOADING 50%")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.engine.finish, 1000.0)
+        await trio.sleep(10)
+        bench.save("s/run/b", b"later")
+        bench.settling.hurry("s/run")
+        bench.depot.blocked.set()
+    assert bench.record("s/run/a").is_sealed
+    assert bench.depot.calls["put"] == 1
