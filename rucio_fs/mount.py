@@ -164,6 +164,7 @@ class _Mount:
                     nursery.start_soon(rules.using.run)
                 if saving is not None:
                     nursery.start_soon(saving.uploads.run)
+                    nursery.start_soon(saving.admission.run)
                 log.info("%s is mounted", self._mountpoint)
                 self._on_ready()
                 await pyfuse3.main(max_tasks=config.mount.max_tasks)

@@ -24,6 +24,7 @@ from rucio_fs.rules import services
 from rucio_fs.rules.events import Events
 from rucio_fs.scratch.staging import Staging
 from rucio_fs.streams.credentials import Credentials
+from rucio_fs.uploads.admission import Admission
 from rucio_fs.uploads.records import Record
 from rucio_fs.uploads.services import UploadServices, terms_of
 
@@ -113,6 +114,8 @@ class Saving:
             )
         )
         self._scopes = _OwnScopes(registry)
+        self.admission = Admission(registry, who, config.scratch.rule or config.scratch.rse)
+        await self.admission.look()
 
     async def _check(self, registry: RucioRegistry, who: Identity, rse: str) -> None:
         """A name that is misspelt is found out now, not when something was saved."""
@@ -128,7 +131,9 @@ class Saving:
 
     def root(self, born_ns: int) -> ScratchRoot:
         """The directory `scratch`."""
-        return ScratchRoot(ScratchServices(self._staging, self._scopes.known, born_ns))
+        return ScratchRoot(
+            ScratchServices(self._staging, self._scopes.known, born_ns, self.admission.check)
+        )
 
     def control(self, born_ns: int) -> UploadsFile:
         """`.rucio/uploads`."""

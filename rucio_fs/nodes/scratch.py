@@ -48,11 +48,14 @@ class ScratchServices:
     """What these nodes need.
 
     *scopes* tells those that files may be saved in, *born_ns* is shown for what is not on disk.
+    *admits* is asked about each path where a file is about to be made: it raises what is against
+    that, and waits for nobody.
     """
 
     staging: Staging
     scopes: Callable[[Identity], Awaitable[Sequence[str]]]
     born_ns: int
+    admits: Callable[[str], None] = lambda path: None
 
 
 class _Scratch(Node):
@@ -206,6 +209,7 @@ class ScratchDir(_Scratch, Dir):
     async def create(
         self, who: Identity, filename: str, mode: int, flags: int, caller: Caller
     ) -> tuple[Entry, OpenFile]:
+        self._services.admits(f"{self.item.path}/{filename}")
         item, status, file = self._staging.files.create(
             self.item, filename, stat.S_IMODE(mode), flags
         )

@@ -57,6 +57,12 @@ show(found)
         found = self.mount.python(code, "scratch", self.scope, directory)
         return {name: bytes.fromhex(data) for name, data in found.items()}
 
+    def errno(self, code: str, name: str) -> str | None:
+        """Name of the error of *code*, for which *path* is that of a file of the scope."""
+        program = f"path = os.path.join(ROOT, *ARGS)\n{code}\nshow(None)"
+        found = self.mount.python(program, "scratch", self.scope, *name.split("/"))
+        return None if found is None else str(found["errno"])
+
     def uploads(self) -> dict[str, Any]:
         text = self.mount.run("cat", self.mount.path / ".rucio/uploads").stdout
         found: dict[str, Any] = json.loads(text)

@@ -12,6 +12,7 @@ from lake import Lake
 from tests.conftest import Mounter
 from tests.fuse.changing import Changer
 from tests.fuse.saving import Saving
+from tests.lake.rules import RuleLab
 
 pytestmark = [pytest.mark.fuse, pytest.mark.lake]
 
@@ -94,3 +95,53 @@ def test_what_programs_save_is_in_the_lake(saver: SaverMaker, program: str) -> N
         site.check(name, data, rse="COLO_SCRATCHDISK")
     assert site.files("run") == files
     assert site.litter() == []
+
+
+def test_no_room_is_told_when_a_file_is_made(saver: SaverMaker, lab: RuleLab) -> None:
+    with lab.quota("root", "COLO_SCRATCHDISK", 0):
+        site = saver(expect_warnings=True)
+        made = site.mount.python(
+            "open(os.path.join(ROOT, *ARGS), 'w').close(); show('made')",
+            *("scratch", site.scope, "f"),
+        )
+    assert made == {"errno": "EDQUOT"}
+
+
+def test_what_is_in_the_lake_cannot_be_changed(saver: SaverMaker) -> None:
+    """But it can be removed here, which removes nothing there."""
+    site = saver()
+    site.sh("mkdir run; echo 1 > run/f")
+    site.done()
+    assert site.errno("open(path, 'a')", "run/f") == "EPERM"
+    assert site.errno("os.truncate(path, 0)", "run/f") == "EPERM"
+    assert site.errno("os.rename(path, path + 'x')", "run/f") == "EPERM"
+    site.sh("echo 2 > other")
+    assert site.errno("os.rename(path[:-5] + 'other', path)", "run/f") == "EPERM"
+    assert site.errno("os.rename(path[:-2], path[:-2] + 'x')", "run/f") == "EPERM"
+    assert "is in the lake as" in site.mount.log_text()
+    site.sh("rm run/f")
+    site.check("run/f", b"1\n", rse="COLO_SCRATCHDISK", dataset="run")
+
+
+def test_a_dataset_of_the_lake_is_added_to(saver: SaverMaker, rest: Changer) -> None:
+    """It appears when somebody names it."""
+    site = saver()
+    rest.add_collection(f"{site.scope}:old")
+    rest.add_file(f"{site.scope}:first", b"first")
+    rest.attach(f"{site.scope}:old", f"{site.scope}:first")
+    site.sh("echo new > old/new")
+    site.done()
+    site.check("old/new", b"new\n", rse="COLO_SCRATCHDISK")
+    assert site.members("old") == ["first", "old/new"]
+
+
+def test_the_next_mount_goes_on(saver: SaverMaker) -> None:
+    """What was saved just before the end."""
+    first = saver(scratch__delay="1h")
+    first.sh("mkdir run; echo 1 > run/a; echo 2 > run/b")
+    assert first.mount.close() == 0
+    second = saver()
+    second.scope = first.scope
+    second.done()
+    second.check("run/a", b"1\n", rse="COLO_SCRATCHDISK", dataset="run")
+    second.check("run/b", b"2\n", rse="COLO_SCRATCHDISK", dataset="run")
