@@ -20,6 +20,7 @@ from benchmarks.listing import listing, long_listing, stat
 from benchmarks.memory import memory
 from benchmarks.reading import reading
 from benchmarks.report import Result, machine, markdown, publish
+from benchmarks.saving import saving
 from benchmarks.served import BenchError
 from benchmarks.starting import start
 from benchmarks.streaming import streaming
@@ -34,6 +35,7 @@ BENCHMARKS: Mapping[str, Callable[[Bench], Result]] = {
     "start": start,
     "bringing": bringing,
     "streaming": streaming,
+    "saving": saving,
 }
 
 

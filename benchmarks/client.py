@@ -1,4 +1,4 @@
-"""What reads a mount: a program of its own, so that a mount that hangs stops no benchmark.
+"""What uses a mount: a program of its own, so that a mount that hangs stops no benchmark.
 
     python client.py FUNCTION JSON-ARGUMENTS          prints JSON
 
@@ -236,6 +236,56 @@ def meanwhile(directory: str, file: str, seconds: float) -> dict[str, list[float
             times[what].append(1000 * took)
         time.sleep(0.01)  # a user's pace, not a measurement of throughput
     return times
+
+
+def written(path: str, length: int) -> float:
+    """Seconds to write *length* bytes in order and have them on disk, from open to close."""
+    block = bytearray(random.Random(length).randbytes(_BLOCK))
+    start = time.perf_counter()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    for offset in range(0, length, _BLOCK):
+        block[:8] = offset.to_bytes(8)  # no two blocks are the same
+        if os.write(fd, block) != _BLOCK:
+            raise OSError(f"short write at {offset}")
+    os.fsync(fd)
+    os.close(fd)
+    return time.perf_counter() - start
+
+
+def uploaded(board: str, order: str, count: int, pace: float, seconds: float) -> dict[str, Any]:
+    """Look at `.rucio/uploads` every *pace* seconds until *count* are in the lake.
+
+    *order* is written into it first.  Tells how long after that each state was first seen and how
+    far everything is, at the latest after *seconds*, and at once when something has failed.
+    """
+    start = time.perf_counter()
+    if order:
+        with open(board, "w") as orders:
+            orders.write(order)
+    seen: dict[str, float] = {}
+    while True:
+        with open(board) as told:
+            found = json.load(told)
+        now = time.perf_counter() - start
+        for one in found["uploads"]:
+            state = one["state"].partition(" ")[0]  # "UPLOADING 38%"
+            seen.setdefault(state, now)
+            if state == "UPLOADING" and one["sent"] == one["bytes"]:
+                seen.setdefault("SENT", now)
+        is_done = found["done"] >= count
+        if is_done or found["failed"] or now > seconds:
+            return {
+                "seconds": now,
+                "done": is_done,
+                "seen": seen,
+                "failed": found["failed"],
+                "progress": [found["done"], found["sent"]],
+                "reasons": [
+                    *[one["error"] for one in found["uploads"] if "error" in one],
+                    *found["waits_for"].values(),
+                ],
+            }
+        time.sleep(pace)  # what is looked at costs the server something
 
 
 def _together(work: Callable[[int], None], workers: int) -> float:

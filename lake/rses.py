@@ -71,6 +71,8 @@ RSES = (
     Rse("COLO", "HERE", "colo/rucio", "xrootd", (*_xrootd("colo"), _LOCAL)),
     # The generic policy lets ordinary accounts add replicas only on *SCRATCHDISK and the like.
     Rse("COLO_SCRATCHDISK", "HERE", "colo/scratch", "xrootd", (*_xrootd("colo"), _LOCAL)),
+    # What a mount's scratch may lie on: it is up to whoever writes there where a file is.
+    Rse("COLO_NDSCRATCHDISK", "HERE", "colo/nd", "xrootd", (*_xrootd("colo"), _LOCAL), False),
     Rse("REM1", "FAR1", "rem1/rucio", "xrootd", _xrootd("rem1")),
     Rse("REM2", "FAR2", "rem2/rucio", "www-data", _NGINX),
     Rse("REMND", "FAR2", "rem2/nd", "www-data", _NGINX, deterministic=False),

@@ -297,6 +297,52 @@ def uploads(
     )
 
 
+@cli.command(
+    epilog="Exit codes: 0 all is in the lake; 1 some of it failed; 2 wrong call; 130 interrupted:"
+    " it goes on in the mount."
+)
+@_paths
+@_recursive
+@click.option("--scope", metavar="NAME", help="Where the DIDs belong, if the account has several.")
+@click.option("--dataset", metavar="NAME", help="One dataset for all, or SCOPE:NAME.")
+@click.option("--rse", metavar="NAME", help="The storage they lie at, if the mount's is another.")
+@click.option("--rule", metavar="EXPRESSION", help="RSEs that they are to be brought to as well.")
+@click.option(
+    "--lifetime", metavar="TIME", callback=_seconds, help="How long the rules live, such as 30d."
+)
+@click.option("--mount", "mountpoint", type=Path, metavar="PATH", help="The mount that does it.")
+@_json
+@click.option("-q", "--quiet", is_flag=True, help="Show errors alone.")
+def register(
+    paths: tuple[Path, ...],
+    recursive: bool,
+    scope: str | None,
+    dataset: str | None,
+    rse: str | None,
+    rule: str | None,
+    lifetime: float | None,
+    mountpoint: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Register files that lie on a mounted storage (RSE) where they lie.
+
+    With -r, the directory PATH becomes a dataset of its name, or a container of what is in it.
+    Nothing is copied, changed or removed; what is registered already is left as it is.
+    """
+    from rucio_fs.commands.registering import Registration
+
+    terms = {
+        "recursive": recursive,
+        "scope": scope,
+        "dataset": dataset,
+        "rse": rse,
+        "rule": rule,
+        "lifetime": None if lifetime is None else round(lifetime),
+    }
+    return Registration(paths, terms, mountpoint=mountpoint, as_json=as_json, quiet=quiet).run()
+
+
 # --- what went wrong, and what lies on this machine's disk ---------------------------------------
 
 

@@ -142,6 +142,8 @@ class ScratchConfig:
     enabled: Flag = False  # a mount is for reading unless somebody says so
     dir: OptionalPath = None  # None: `default_scratch`, one for each mountpoint
     rse: OptionalText = None  # None: nothing is uploaded but what says where to
+    in_place: Flag = False  # most machines mount no storage that they could save to
+    journal_dir: OptionalPath = None  # None: as `dir`; in place that is the storage's
     rule: OptionalText = None  # None: the storage it was uploaded to keeps it
     lifetime: Seconds = 0.0  # of that rule; 0: for ever, since what is saved is to be kept
     delay: Seconds = 5.0  # editors and archives write a file in several goes
@@ -151,6 +153,8 @@ class ScratchConfig:
         "read"  # nothing is registered that was not proved
     )
     timeout: Wait = MINUTE  # a storage reads a large file before it tells its checksum
+    keep: Seconds = DAY  # who has just written something reads it again, and soon no more
+    min_free: Bytes = 2 * GIB  # of its disk, for what is still to come
     stop_timeout: Seconds = 10.0  # what is under way ends, or begins anew with the next mount
 
 

@@ -312,12 +312,19 @@ class _Mount:
             control["cache"] = CacheFile("cache", streams.store, nursery, born_ns)
         scratch: ScratchRoot | None = None
         if saving is not None:
+            saving.read_with(opener)
             scratch = saving.root(born_ns)
             control["uploads"] = saving.control(born_ns)
         fixed: dict[str, Node] = {
             "README.txt": TextFile(
                 "README.txt",
-                readme.text(host, site, brings=rules is not None, streams=streams is not None),
+                readme.text(
+                    host,
+                    site,
+                    brings=rules is not None,
+                    streams=streams is not None,
+                    saves=saving is not None,
+                ),
                 born_ns,
             ),
             ".rucio": ControlDir(".rucio", control, born_ns),

@@ -8,14 +8,14 @@ _TEXT = """\
 This directory is the Rucio data lake {host}, mounted by rucio-fs.
 
 A scope is a directory; in it are its containers, datasets and files, nested as in Rucio.
-Everything here is read-only. A "/" in a name is written %2F. Any DID of a scope answers by
+{read_only} A "/" in a name is written %2F. Any DID of a scope answers by
 name, also one that the listing leaves out.
 
     ls -l SCOPE                                what a scope holds
     cp -r SCOPE/CONTAINER ~/                   copy, keeping the containers as directories
     getfattr -d SCOPE/DATASET/FILE             all that Rucio knows of a file, and where it is
     getfattr -n user.rucio.error SCOPE/.../F   why a file cannot be read now
-{bringing}    cat .rucio/status                          is Rucio there, what is cached (JSON)
+{more}    cat .rucio/status                          is Rucio there, what is cached (JSON)
 
 {site}
 What is listed is remembered for a while. To have Rucio asked again: rucio-fs refresh PATH.
@@ -28,9 +28,16 @@ _BRINGING = """\
     tail -f .rucio/events                      the same, as it happens
 """
 
+_SAVING = """\
+    cp -r DIRECTORY scratch/SCOPE/             save it: it becomes a dataset in Rucio
+    rucio-fs uploads --wait                    return when all that was saved is in the lake
+"""
 
-def text(host: str, site: Site, *, brings: bool, streams: bool) -> str:
-    """*brings*: opening a file that is elsewhere makes a rule; *streams*: it is read there."""
+
+def text(host: str, site: Site, *, brings: bool, streams: bool, saves: bool) -> str:
+    """*brings*: opening a file that is elsewhere makes a rule; *streams*: it is read there;
+    *saves*: there is a scratch.
+    """
     if brings and streams:
         here = (
             "A file that is elsewhere is read where it is, while a replication rule brings it to\n"
@@ -48,4 +55,9 @@ def text(host: str, site: Site, *, brings: bool, streams: bool) -> str:
         )
     else:
         here = "Files are read where they are, over WebDAV."
-    return _TEXT.format(host=host, site=here, bringing=_BRINGING if brings else "")
+    return _TEXT.format(
+        host=host,
+        site=here,
+        read_only="All but scratch/ is read-only." if saves else "Everything here is read-only.",
+        more=(_BRINGING if brings else "") + (_SAVING if saves else ""),
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import trio
 
+from rucio_fs.callers import Caller
 from rucio_fs.catalogue.asking import Asking
 from rucio_fs.catalogue.cache import CachedCatalogue
 from rucio_fs.catalogue.rucio import RucioCatalogue
@@ -15,16 +16,21 @@ from rucio_fs.catalogue.rucio_registry import RucioRegistry
 from rucio_fs.catalogue.rucio_rules import RucioRules
 from rucio_fs.config import Config, default_scratch
 from rucio_fs.depot.depot import Depot
-from rucio_fs.did import Identity
-from rucio_fs.errors import NoTarget, RucioFsError, UsageError
+from rucio_fs.did import DID, Identity
+from rucio_fs.errors import NoTarget, Refused, RucioFsError, UsageError
 from rucio_fs.nodes.control import UploadsFile
 from rucio_fs.nodes.scratch import ScratchServices
 from rucio_fs.nodes.scratch_root import ScratchRoot
+from rucio_fs.opening import Opened, Opener
 from rucio_fs.rules import services
 from rucio_fs.rules.events import Events
+from rucio_fs.scratch.overseeing import Given
 from rucio_fs.scratch.staging import Staging
+from rucio_fs.sources.base import Data
 from rucio_fs.streams.credentials import Credentials
 from rucio_fs.uploads.admission import Admission
+from rucio_fs.uploads.in_place import InPlace, Lock, prepare, refuse_link
+from rucio_fs.uploads.places import Places
 from rucio_fs.uploads.records import Record
 from rucio_fs.uploads.services import UploadServices, terms_of
 
@@ -41,6 +47,7 @@ class Saving:
         self._config = config
         self._staging = staging
         self._uploads: UploadServices | None = None
+        self._tree_lock: Lock | None = None
         self._depot: Depot | None = None
 
     def __repr__(self) -> str:
@@ -60,6 +67,16 @@ class Saving:
         directory = scratch.dir or default_scratch(mountpoint)
         if mountpoint in (directory, *directory.parents):
             raise UsageError(f"scratch.dir = {directory} lies in the mount itself")
+        if scratch.in_place:
+            if scratch.rse is None or scratch.dir is None:
+                raise UsageError(
+                    "scratch.in_place needs scratch.rse, a storage (RSE) that is mounted here, and"
+                    " scratch.dir, a directory of it"
+                )
+            directory = scratch.journal_dir or default_scratch(mountpoint)
+            await trio.to_thread.run_sync(prepare, directory, scratch.dir)
+        else:
+            refuse_link(directory)
         until = trio.current_time() + scratch.stop_timeout
         while True:
             try:
@@ -86,6 +103,8 @@ class Saving:
         assert terms is not None
         if config.scratch.rse is not None:
             await self._check(registry, who, config.scratch.rse)
+        places = Places(asking, registry, config.site.paths)
+        in_place = await self._in_place(places, who)
         self._depot = Depot(
             Credentials(config.storages),
             timeout=config.scratch.timeout,
@@ -111,6 +130,9 @@ class Saving:
                 depot,
                 events,
                 on_done,
+                places,
+                in_place,
+                [one for one in (config.site.rse, config.scratch.rse) if one is not None],
             )
         )
         self._scopes = _OwnScopes(registry)
@@ -124,10 +146,37 @@ class Saving:
         except NoTarget as exc:
             raise UsageError(f"scratch.rse = {rse!r}: {exc}") from exc
 
+    async def _in_place(self, places: Places, who: Identity) -> InPlace | None:
+        """Where scratch lies on its RSE, if it does.  Raises: UsageError"""
+        scratch = self._config.scratch
+        if not scratch.in_place or scratch.rse is None or scratch.dir is None:
+            return None
+        tree = await trio.to_thread.run_sync(scratch.dir.resolve)
+        try:
+            place = await places.of(who, scratch.rse, tree)
+            place.pfn(tree)
+        except (NoTarget, Refused) as exc:
+            raise UsageError(f"scratch.in_place: scratch.dir: {exc}") from exc
+        if place.is_deterministic:
+            raise UsageError(
+                f"scratch.in_place: {scratch.rse} is deterministic: it is Rucio that says where its"
+                " files are; name one that is not, or set scratch.in_place = false"
+            )
+        self._tree_lock = Lock(tree)
+        return InPlace(place, tree)
+
     @property
     def uploads(self) -> UploadServices:
         assert self._uploads is not None, "build comes first"
         return self._uploads
+
+    def read_with(self, opener: Opener) -> None:
+        """How files are read whose bytes were given up here."""
+
+        async def reader(who: Identity, did: DID, caller: Caller) -> Given:
+            return _FromLake(await opener.open(who, did, caller=caller))
+
+        self.uploads.overseer.reader = reader
 
     def root(self, born_ns: int) -> ScratchRoot:
         """The directory `scratch`."""
@@ -155,7 +204,22 @@ class Saving:
             self._uploads.close()
         if self._depot is not None:
             self._depot.close()
+        if self._tree_lock is not None:
+            self._tree_lock.close()
         await trio.to_thread.run_sync(self._staging.close)
+
+
+class _FromLake:
+    """A file that is read from the lake.  See `scratch.overseeing.Given`."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+
+    async def read(self, offset: int, size: int) -> Data:
+        return await self._opened.source.read(offset, size)
+
+    def close(self) -> None:
+        self._opened.close()
 
 
 class _OwnScopes:

@@ -82,8 +82,10 @@ class FakeRules:
     traces: list[Mapping[str, Any]] = field(default_factory=list)
     expressions: dict[str, frozenset[str]] = field(
         default_factory=lambda: {
-            "site=HERE": frozenset({"COLO", "COLO_SCRATCHDISK"}),
-            "*": frozenset({"COLO", "COLO_SCRATCHDISK", "REM1", "REM2", "REMND"}),
+            "site=HERE": frozenset({"COLO", "COLO_SCRATCHDISK", "COLO_NDSCRATCHDISK"}),
+            "*": frozenset(
+                {"COLO", "COLO_SCRATCHDISK", "COLO_NDSCRATCHDISK", "REM1", "REM2", "REMND"}
+            ),
         }
     )
     _records: dict[str, _Record] = field(default_factory=dict)

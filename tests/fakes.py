@@ -268,6 +268,7 @@ class FakeCatalogue:
                 for info in infos
             ),
             did.scope,
+            did.name,
         )
 
     async def info(self, who: Identity, did: DID) -> DIDInfo:

@@ -29,6 +29,9 @@ from rucio_fs.errors import BadName
 BULK_LIMIT = 1000
 """DIDs that Rucio takes in one bulk call (41.5: 1001 is an error, and echoes all of them)."""
 
+ROOT = "__root"
+"""Ends the name of a dataset of what lies beside directories: see `uploads.naming`."""
+
 REASON_LIMIT = 255
 """Characters that Rucio's database has for the reason of a declaration; more is an error there."""
 
@@ -188,12 +191,18 @@ class Listing:
     Immutable, but for the modification times: Rucio's listings carry none, so they are filled in
     per thousand once somebody asks (`learn`).  Filenames follow `filenames`; of two members with
     one name, that of the directory's own scope keeps it and the others are ``<scope>:<name>``.
+
+    In the collection *within*, whose name is ``run/a`` or ``run/a__root``, a DID of its own scope
+    called ``run/a/hits`` is shown as ``hits``, as where it was saved; the whole name leads to it
+    as well.  Where two would then be shown alike, none is shortened.
     """
 
     __slots__ = (
         "__weakref__",
         "_index",
         "_mtimes",
+        "_prefix",
+        "_scope",
         "_unknown_from",
         "asked_alone",
         "filenames",
@@ -203,9 +212,13 @@ class Listing:
 
     BYTES_PER_MEMBER = 400  # 380 measured with 100,000 rows of list_content, index included
 
-    def __init__(self, members: Iterable[Member], own_scope: str) -> None:
+    def __init__(
+        self, members: Iterable[Member], own_scope: str, within: str | None = None
+    ) -> None:
         self.members: Sequence[Member] = list(members)
-        self.filenames: Sequence[str] = _filenames(self.members, own_scope)
+        self._scope = own_scope
+        self._prefix = "" if within is None else f"{within.removesuffix(ROOT)}/"
+        self.filenames: Sequence[str] = _filenames(self.members, own_scope, self._prefix)
         self._index = {filename: i for i, filename in enumerate(self.filenames)}
         self._mtimes = array("q", bytes(8 * len(self.members)))
         self._unknown_from = 0
@@ -232,11 +245,18 @@ class Listing:
             except BadName:
                 return None
             return None if did is None else self.position(did)
+        if position is None and self._prefix:
+            try:
+                return self.position(DID(self._scope, filenames.decode(filename)))
+            except BadName:
+                return None
         return position
 
     def position(self, did: DID) -> int | None:
         """Where *did* stands in the listing."""
-        for filename in (filenames.encode(did.name), filenames.encode_foreign(did)):
+        plain = filenames.encode(did.name)
+        shown = filenames.encode(_shown(did, self._scope, self._prefix))
+        for filename in (plain, shown, filenames.encode_foreign(did)):
             position = self._index.get(filename)
             if position is not None and self.members[position].did == did:
                 return position
@@ -273,7 +293,20 @@ class Listing:
         return chosen
 
 
-def _filenames(members: Sequence[Member], own_scope: str) -> list[str]:
+def _shown(did: DID, own_scope: str, prefix: str) -> str:
+    """The name that *did* is shown by where no other is shown so."""
+    is_below = prefix and did.scope == own_scope and did.name.startswith(prefix)
+    return did.name[len(prefix) :] if is_below and len(did.name) > len(prefix) else did.name
+
+
+def _filenames(members: Sequence[Member], own_scope: str, prefix: str) -> list[str]:
+    if prefix:
+        shown = [_shown(member.did, own_scope, prefix) for member in members]
+        names = [filenames.encode(name) for name in shown]
+        pairs = zip(members, shown, strict=True)
+        whole = {filenames.encode(one.did.name) for one, name in pairs if name != one.did.name}
+        if len(set(names)) == len(names) and whole.isdisjoint(names):
+            return names
     names = [filenames.encode(member.did.name) for member in members]
     if len(set(names)) == len(names):
         return names

@@ -73,7 +73,7 @@ class RucioCatalogue:
 
     async def content(self, who: Identity, did: DID) -> Listing:
         def question(client: RucioClient) -> Listing:
-            return Listing(rows.members(client.list_content(*did)), did.scope)
+            return Listing(rows.members(client.list_content(*did)), did.scope, did.name)
 
         return await self.asking.ask(who, str(did), question, is_listing=True)
 

@@ -72,14 +72,15 @@ def refusal(method: str, where: Address, status: int, reason: str) -> RucioFsErr
         case 401:
             return Unauthorized(f"{words}: renew the token, or name one in storages.tokens")
         case 403:
-            return Unauthorized(f"{words}: these credentials may not do that there")
+            # How XRootD answers to an expired token, too.
+            return Unauthorized(f"{words}: these credentials may not do that there, or are expired")
         case 404 | 410 if method not in ("PUT", "MKCOL"):
             return NotThere(words)
         case 507:
             return Full(f"{words}: make room there, or choose another RSE")
         case 408 | 504:
             return TooSlow(f"{words}: try again later")
-        case 425 | 429:
+        case 423 | 425 | 429:  # XRootD says 423 while an earlier attempt still has the file open
             return Unreachable(f"{words}: try again later")
         case 501 | 505:
             return WriteRefused(f"{words}: it cannot do that")

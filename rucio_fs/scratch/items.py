@@ -80,6 +80,11 @@ class Items:
     def knows_scope(self, name: str) -> bool:
         return name in self._scopes
 
+    def is_open(self, ino: int) -> bool:
+        """Whether somebody has the file with that number on disk open."""
+        item = self._present.get(ino)
+        return item is not None and item.removed is None and bool(item.fds)
+
     def at(self, parent: Item, name: str, ino: int) -> Item:
         """The item of what was just found on disk under *name*."""
         item = self._present.get(ino)

@@ -82,6 +82,11 @@ class OpenLog:
             # The next mount takes the file for unfinished: it looks once more, and loses nothing.
             log.warning("%s: %s", self._path, exc.strerror)
 
+    def doubt(self, files: Mapping[int, str]) -> None:
+        """*files*, by number, are as unfinished as those that were open; the others are trusted."""
+        self.unfinished.update(files)
+        self.trust()
+
     def trust(self) -> None:
         """All that was there when the machine went down has been looked at."""
         self.was_cut = False

@@ -123,6 +123,10 @@ class Staging:
         """The machine went down under a mount: what was written then may not be on disk."""
         return self._log.was_cut
 
+    def doubt(self, files: Mapping[int, str]) -> None:
+        """After the machine went down: *files*, by number, may not be what was written."""
+        self._log.doubt(files)
+
     def trust(self) -> None:
         """All that was there when the machine went down was looked at."""
         self._log.trust()

@@ -9,6 +9,7 @@ from rucio_fs.rules.delivery import iso
 from rucio_fs.uploads.engine import Engine
 from rucio_fs.uploads.ledger import Ledger
 from rucio_fs.uploads.records import Record, State
+from rucio_fs.uploads.registrations import Registrations
 from rucio_fs.uploads.settling import Settling
 
 SHOWN = 1000
@@ -18,7 +19,14 @@ SHOWN = 1000
 class UploadBoard:
     """Renders how all uploads stand."""
 
-    def __init__(self, ledger: Ledger, settling: Settling, engine: Engine) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        settling: Settling,
+        engine: Engine,
+        registrations: Registrations | None = None,
+    ) -> None:
+        self._registrations = registrations
         self._ledger = ledger
         self._settling = settling
         self._engine = engine
@@ -30,7 +38,8 @@ class UploadBoard:
         """Numbers of files, and of their bytes; each upload that is not DONE.
 
         *unsettled* directories were changed a moment ago, and may have more to upload than is
-        *pending*.  *waits_for* says what does not answer, and why.
+        *pending*.  *registrations* are what was asked for of files that lie elsewhere.  *waits_for*
+        says what does not answer, and why.
         """
         records = list(self._ledger)
         pending = [one for one in records if one.state is not State.DONE]
@@ -45,13 +54,14 @@ class UploadBoard:
             "bytes": sum(one.size for one in pending),
             "sent": sum(_sent(one) for one in pending),
             "waits_for": {name: one.reason for name, one in waits.items() if one.reason},
+            "registrations": self._registrations.facts() if self._registrations else [],
             "uploads": [_shown(one) for one in pending[:SHOWN]],
         }
 
     def numbers(self) -> dict[str, Any]:
         """The same without the list, for `.rucio/status`."""
         found = self.render()
-        del found["uploads"]
+        del found["uploads"], found["registrations"]
         return found
 
 
@@ -61,7 +71,7 @@ def _sent(record: Record) -> int:
 
 def _shown(record: Record) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "path": record.path or None,
+        "path": record.path or record.lies_at or None,
         "did": str(record.did) if record.did.scope else None,
         "state": record.shown,
         "bytes": record.size,

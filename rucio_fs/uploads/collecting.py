@@ -88,6 +88,7 @@ def collect(tree: Path, top: str, base: Options, *, deep: bool) -> Collected:
 def tops(tree: Path, scope: str | None = None) -> list[str]:
     """All that is uploaded as one: scopes, and the directories below them; those of *scope*."""
     found = []
+    tree = tree.resolve()  # it may be a link to where the files lie
     for one in _directories(tree) if scope is None else [scope]:
         found.append(one)
         found += [f"{one}/{name}" for name in _directories(tree / one)]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 
 from rucio_fs import checksums
 from rucio_fs.did import DID, RuleState
-from rucio_fs.errors import NotFound, RuleGone
+from rucio_fs.errors import Denied, LoginFailed, NotFound, RucioFsError, RuleGone, Unreachable
 from rucio_fs.uploads.context import Context
+from rucio_fs.uploads.leaving import Leaver
 from rucio_fs.uploads.records import Record, State
 
 log = logging.getLogger(__name__)
@@ -18,8 +20,10 @@ log = logging.getLogger(__name__)
 class Confirmer:
     """Looks at uploads that are registered and ruled, many a request."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, leaver: Leaver) -> None:
         self._context = context
+        self._leaver = leaver
+        self._has_complained = False  # of copies that cannot be given up: once is enough
         self._confirmed: set[int] = set()
 
     def __repr__(self) -> str:
@@ -92,15 +96,44 @@ class Confirmer:
             if record.is_stopped:
                 continue
             if "AVAILABLE" in states.get(record.did, {}).values():
-                self._done(record)
+                if await self._may_go(record):
+                    self._done(record)
             else:
                 late.append(record)
         if late and late[0].rule_id:
             await self._ask_rule(late)
 
+    async def _may_go(self, record: Record) -> bool:
+        """Whether nothing is left to do; what has lain in scratch need not be kept there."""
+        if not record.is_leaving or record.lies_at or record.is_released:
+            return True
+        try:
+            return await self._leaver.give_up(record)
+        except (Unreachable, LoginFailed):
+            raise
+        except Denied as exc:
+            # Rucio's generic policy lets ordinary accounts neither change nor delete their rules.
+            words = (
+                f"{record.did} stays at {record.rse} as well: {exc}; have Rucio's administrators"
+                f" delete rule {record.keeper}"
+            )
+            self._context.events.problem(record.did, "KEPT", words)
+            log.log(logging.INFO if self._has_complained else logging.WARNING, "%s", words)
+            self._has_complained = True
+            return True
+        except RucioFsError as exc:
+            # It is where it was to be; only the room that it takes in scratch is not given back.
+            words = f"{record.did} is kept at {record.rse}: rule {record.keeper}: {exc}"
+            if record.error != words:
+                log.log(exc.level, "%s", words)
+                record.error = words
+                self._context.ledger.journal.put(record)
+            return False
+
     def _done(self, record: Record) -> None:
         context = self._context
         self._confirmed.discard(record.id)
+        record.done_at = time.time()
         context.ledger.advance(record, State.DONE)
         context.on_done(record)
         context.events.note("uploaded", record.did, path=record.path or None, rse=record.rse)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from rucio_fs.catalogue.base import Catalogue, Rules
 from rucio_fs.catalogue.registry import Registry
@@ -23,6 +23,9 @@ from rucio_fs.rules.events import Events
 from rucio_fs.uploads.ledger import Ledger
 from rucio_fs.uploads.options import Options
 from rucio_fs.uploads.records import Record
+
+if TYPE_CHECKING:
+    from rucio_fs.uploads.in_place import InPlace
 
 SCHEMES = ("davs", "https", "dav", "http")
 """Of the URLs that files are uploaded to, the preferred first."""
@@ -74,6 +77,7 @@ class Context:
     *base* is how files are uploaded that nobody has said anything of.  *verify*: how an upload is
     proved: by a checksum from the storage, or of its bytes read back where it has none; by that of
     the storage alone; or by its size.  *on_done* is told of each file that is in the lake.
+    *in_place* says where staging lies on an RSE, if it does.
     """
 
     who: Identity
@@ -88,6 +92,7 @@ class Context:
     base: Options
     verify: Literal["read", "checksum", "size"] = "read"
     on_done: Callable[[Record], None] = lambda record: None
+    in_place: InPlace | None = None
 
 
 def is_passing(error: RucioFsError) -> bool:

@@ -17,6 +17,7 @@ from rucio_fs.errors import Corrupt, Differs, LoginFailed, RucioFsError, Unreach
 from rucio_fs.uploads import naming
 from rucio_fs.uploads.confirming import Confirmer
 from rucio_fs.uploads.context import BATCH, Context, is_passing
+from rucio_fs.uploads.leaving import Leaver
 from rucio_fs.uploads.pausing import Pause, backoff
 from rucio_fs.uploads.queueing import Queue
 from rucio_fs.uploads.records import Record, State
@@ -26,7 +27,8 @@ from rucio_fs.uploads.storing import Changed, Storer
 
 log = logging.getLogger(__name__)
 
-_COMPANY = 1.0  # s that a request waits for more files that are on their way to it
+_COMPANY = 1.0  # s that a request waits for more files that are on their way to it ...
+_MUCH_COMPANY, _MANY = 5.0, 200  # ... and where they are so many
 _ATTEMPTS = 5  # of a file that arrives damaged, before somebody is asked
 _FIRST_LOOK, _LONGEST_LOOK = 0.3, 30.0  # s between two looks whether a rule is done
 _LOOKED_AT = 1000  # uploads in one of those looks
@@ -45,14 +47,17 @@ class Engine:
         self.storages: defaultdict[str, Pause] = defaultdict(Pause)
         self._context = context
         self._ledger = context.ledger
+        self._ledger.on_stop = self._has_problem
         self._settling = settling
         self._connections = connections
         self._queue = Queue(context)
-        self._registrar = Registrar(context, self._told)
+        self._leaver = Leaver(context)
+        self._registrar = Registrar(context, self._told, self._leaver, self._changed)
         self._storer = Storer(context)
-        self._confirmer = Confirmer(context)
+        self._confirmer = Confirmer(context, self._leaver)
         self._is_ending = False
         self.is_looking = False  # what is found there is on its way to be checked
+        self.is_registering: Callable[[], bool] = lambda: False  # what was saved by others
         self._at_work = 0
         self._unwritten = trio.Event()
 
@@ -75,6 +80,7 @@ class Engine:
                 nursery.start_soon(self._steps, state, step, earlier)
                 earlier = (state, State.UPLOADING, State.PLACING)
             nursery.start_soon(self._confirms)
+            nursery.start_soon(self._leaver.run)
             nursery.start_soon(self._cleans)
             nursery.start_soon(self._writes_down)
 
@@ -139,7 +145,7 @@ class Engine:
             with _AtWork(self), self._ledger.begin(record):
                 await self._store(record)
             self._ledger.end(record)
-            await self._commit()
+            self.write_down()  # what is not on disk of it is found out again
 
     def _next_to_store(self) -> Record | None:
         if self._is_ending:
@@ -164,13 +170,15 @@ class Engine:
             self._settling.changed(naming.top_of(record.path))
         except (Unreachable, LoginFailed, Unauthorized, Full) as exc:
             log.log(exc.level, "%s cannot be uploaded now: %s", record.did, exc)
-            record.error = str(exc)
+            record.error, record.sent = str(exc), 0
+            self._has_problem(record)
             pause.failed(str(exc))
         except (Differs, Corrupt) as exc:
             log.log(exc.level, "%s", exc)
             if isinstance(exc, Corrupt) and record.attempts + 1 < _ATTEMPTS:
                 later = trio.current_time() + backoff(record.attempts + 1)
                 ledger.postpone(record, str(exc), later)
+                self._has_problem(record)
             else:
                 self._give_place_up(record)
                 ledger.stop(record, str(exc))
@@ -198,14 +206,15 @@ class Engine:
                 lambda: self.rucio.is_over and not self._is_ending and self._ledger.due(state, 1),
                 lambda: min(self._ledger.next_due(state), self._later(self.rucio)),
             )
-            with trio.move_on_after(_COMPANY):
+            coming = sum(map(self._ledger.count, earlier))
+            with trio.move_on_after(_COMPANY if coming < _MANY else _MUCH_COMPANY):
                 while self._ledger.count(state) < BATCH and self._is_more_to_come(earlier):
                     await self._ledger.news()
             if records := self._ledger.due(state, BATCH):
                 await self._step(records, step)
 
     def _is_more_to_come(self, earlier: Sequence[State]) -> bool:
-        return self.is_looking or self._ledger.is_active(*earlier)
+        return self.is_looking or self.is_registering() or self._ledger.is_active(*earlier)
 
     async def _step(self, records: Sequence[Record], step: Step) -> None:
         with _AtWork(self):
@@ -219,10 +228,10 @@ class Engine:
             except Exception as exc:
                 log.exception("bug while telling Rucio of %s", records[0].did)
                 self.rucio.failed(f"internal error: {exc!r}")
-            finally:
-                for record in records:
-                    self._ledger.end(record)
-        await self._commit()
+            # On disk before the next step takes them up.
+            await self._commit()
+            for record in records:
+                self._ledger.end(record)
 
     def _told(self, record: Record, error: RucioFsError) -> None:
         """Something is in the way of one record."""
@@ -232,14 +241,29 @@ class Engine:
         if is_passing(error):
             later = trio.current_time() + backoff(record.attempts + 1)
             self._ledger.postpone(record, words, later)
+            self._has_problem(record)
         else:
             if isinstance(error, Differs) and record.state is State.STORED:
-                # Rucio knows another file of that name: what was placed is nobody's.
-                self._ledger.journal.add_litter(record.url)
-                self._ledger.back(record, State.QUEUED)
+                # Rucio knows another file of that name: what was placed is nobody's, but what lies
+                # in place is its user's.
+                if not record.is_in_place:
+                    self._ledger.journal.add_litter(record.url)
+                if not record.lies_at:
+                    record.is_in_place = False
+                    self._ledger.back(record, State.QUEUED)
             self._ledger.stop(record, words)
-        self._context.events.problem(record.did, record.shown, words)
         log.log(error.level, "%s", words)
+
+    def _has_problem(self, record: Record) -> None:
+        """What is in its way is told in `.rucio/problems`, too."""
+        if record.did.scope:  # else it has no name there; `.rucio/uploads` shows its path
+            self._context.events.problem(
+                record.did, record.shown, record.error, record.rule_id or None
+            )
+
+    def _changed(self, record: Record) -> None:
+        """Its file is not what was queued: it is looked at again."""
+        self._settling.changed(naming.top_of(record.path))
 
     async def _confirms(self) -> None:
         while True:

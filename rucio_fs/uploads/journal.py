@@ -104,6 +104,10 @@ class Journal:
         self.records[record.id] = record
         self._changed[record.id] = record
 
+    def is_unwritten(self, record: Record) -> bool:
+        """Whether something of *record* is still to be committed."""
+        return record.id in self._changed
+
     def remove(self, record: Record) -> None:
         if self.records.pop(record.id, None) is not None:
             self._changed[record.id] = None

@@ -7,7 +7,7 @@ are, but for those that say so.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import trio
@@ -17,10 +17,14 @@ from rucio_fs.uploads.records import Record, State
 
 
 class Ledger:
-    """The records of the *journal*, indexed, and what runs for them now."""
+    """The records of the *journal*, indexed, and what runs for them now.
+
+    *on_stop* is told of each record that only a user can help.
+    """
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
+        self.on_stop: Callable[[Record], None] = lambda record: None
         self._by_ino: dict[int, Record] = {}
         self._by_path: dict[str, Record] = {}
         self._counts = dict.fromkeys(State, 0)
@@ -43,8 +47,16 @@ class Ledger:
         counts = ", ".join(f"{count} {one.name}" for one, count in self._counts.items() if count)
         return f"<Ledger: {counts or 'empty'}>"
 
-    def of_file(self, ino: int) -> Record | None:
-        return self._by_ino.get(ino)
+    def of_file(self, ino: int, path: str | None = None) -> Record | None:
+        """The record of the file with that number of the disk's, now called *path*.
+
+        What Rucio has removed has given its number back, which may be another file's by now.
+        """
+        record = self._by_ino.get(ino)
+        if record is not None and record.is_released and path not in (None, record.path):
+            self.let_go(record)
+            return None
+        return record
 
     def at(self, path: str) -> Record | None:
         return self._by_path.get(path)
@@ -53,6 +65,10 @@ class Ledger:
         """The records of *path* itself and of what lies below it.  Looks at all."""
         start = f"{path}/"
         return [one for one in self if one.path == path or one.path.startswith(start)]
+
+    def in_state(self, state: State) -> list[Record]:
+        """Looks at all."""
+        return [one for one in self if one.state is state]
 
     def count(self, state: State) -> int:
         return self._counts[state]
@@ -123,6 +139,7 @@ class Ledger:
             record.error, record.is_stopped = error, True
             self._enter(record)
             self.journal.put(record)
+            self.on_stop(record)
             self.tell()
 
     def postpone(self, record: Record, error: str, until: float) -> None:

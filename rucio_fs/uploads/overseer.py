@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from rucio_fs.callers import Caller
-from rucio_fs.did import Identity
+from rucio_fs.did import DID, Identity
 from rucio_fs.errors import BadName, Sealed
 from rucio_fs.scratch.overseeing import Given
 from rucio_fs.uploads.ledger import Ledger
@@ -26,13 +26,17 @@ class Attributes(Protocol):
     async def set(self, path: str, ino: int, name: str, value: str) -> None: ...
 
 
+Reader = Callable[[Identity, DID, Caller], Awaitable[Given]]
+"""Opens a file of the lake."""
+
+
 class UploadOverseer:
     """Hears of every change in staging before it is made, and after.
 
     A file that changes before it is immutable is simply uploaded later: what was done for it so far
     is dropped, and it is looked at again even if the change then fails.  *on_drop* is called when
     something has to be written to the journal; *is_in_lake* says whether a path is that of a
-    collection.
+    collection.  *reader*, set before the mount begins, opens what was given up here.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class UploadOverseer:
         self._is_in_lake = is_in_lake
         self._on_drop = on_drop
         self._is_dir = False  # what is being renamed
+        self.reader: Reader | None = None
 
     def __repr__(self) -> str:
         return f"<UploadOverseer of {self._ledger!r}>"
@@ -70,7 +75,7 @@ class UploadOverseer:
                 self._drop(record)  # it is queued again, with what its sidecar says now
 
     def before_write(self, path: str, ino: int) -> None:
-        record = self._ledger.of_file(ino)
+        record = self._ledger.of_file(ino, path)
         if record is None:
             return
         if record.is_sealed:
@@ -82,7 +87,7 @@ class UploadOverseer:
     ) -> None:
         self._is_dir = is_dir
         for where, number in ((path, ino), over or ("", 0)):
-            record = self._ledger.of_file(number)
+            record = self._ledger.of_file(number, where)
             if record is not None and record.is_sealed:
                 raise _sealed(where, record)
         if is_dir:
@@ -111,9 +116,11 @@ class UploadOverseer:
             self._drop(record)
 
     def before_unlink(self, path: str, ino: int) -> None:
-        record = self._ledger.of_file(ino)
+        record = self._ledger.of_file(ino, path)
         if record is None:
             return
+        if record.is_sealed and record.is_in_place:
+            raise Sealed(_kept(path, record))
         if record.is_sealed and record.state < State.REGISTERED:
             raise Sealed(
                 f"{path} is just being registered as {record.did}: remove it when that is done"
@@ -153,7 +160,30 @@ class UploadOverseer:
     async def open_given_up(
         self, who: Identity, path: str, ino: int, caller: Caller
     ) -> Given | None:
-        return None
+        record = self._ledger.of_file(ino, path)
+        if record is None or not record.is_given_up or self.reader is None:
+            return None
+        return await self.reader(who, record.did, caller)
+
+
+def _kept(path: str, record: Record) -> str:
+    """Why what lies in place is not for its user to remove."""
+    if record.is_released:
+        return f"{path} is at {record.rule} as {record.did}, and Rucio is about to remove it here"
+    if record.is_leaving and record.state is State.DONE:
+        return (
+            f"{path} is kept at {record.rse} by rule {record.keeper}, which this account may not"
+            " delete: ask Rucio's administrators"
+        )
+    if record.is_leaving:
+        return (
+            f"{path} is what Rucio has of {record.did} at {record.rse}: Rucio removes it here when"
+            f" it is at {record.rule}"
+        )
+    return (
+        f"{path} is what Rucio has of {record.did} at {record.rse}: to have it removed, delete its"
+        " rule there"
+    )
 
 
 def _sealed(path: str, record: Record) -> Sealed:

@@ -65,7 +65,10 @@ class Queue:
     def _is_new(self, found: Found) -> bool:
         """Whether a file is to be queued.  What its old bytes had come to is dropped."""
         context = self._context
-        record = context.ledger.of_file(found.ino)
+        record = context.ledger.of_file(found.ino, found.path)
+        if record is not None and record.is_released and record.mtime_ns != found.mtime_ns:
+            context.ledger.let_go(record)  # Rucio has removed that one, and this is its successor
+            record = None
         if record is None:
             return not context.staged.is_open_for_writing(found.ino)
         if record.is_sealed or record.id not in context.ledger.journal.records:

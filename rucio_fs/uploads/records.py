@@ -59,7 +59,12 @@ class Record:
     removed from staging.  *rse* is where it is uploaded to, *rule* the RSE expression that is to
     keep it.  It *is_stopped* when only a user can help, and *error* says why; else *error* is what
     the next attempt has to overcome.  *sent* is how much of it is on storage; *is_direct*: to its
-    final name, where the storage does not rename.
+    final name, where the storage does not rename.  *done_at* (s since the epoch) it was in the
+    lake; its bytes in staging may then be *is_given_up*.
+
+    What *is_in_place* was never sent: it lies at *rse* already, where *url* is its PFN, and the
+    rule *keeper* keeps it there until it *is_released*.  *lies_at* is its path on this machine
+    where that is not in staging.
     """
 
     id: int
@@ -84,11 +89,17 @@ class Record:
     attempts: int = 0
     since: float = field(default_factory=time.time)
     sent: int = 0
+    done_at: float = 0.0
+    is_given_up: bool = False
     is_direct: bool = False
     metadata: dict[str, Any] | None = None
+    is_in_place: bool = False
+    keeper: str = ""
+    is_released: bool = False
+    lies_at: str = ""
 
     def __repr__(self) -> str:
-        return f"<Record {self.path or self.did}: {self.shown}>"
+        return f"<Record {self.path or self.lies_at or self.did}: {self.shown}>"
 
     @property
     def is_sealed(self) -> bool:
@@ -97,6 +108,11 @@ class Record:
         Not of what Rucio has refused before it knew it: its user has to change it, or to rename it.
         """
         return self.state >= (State.REGISTERED if self.is_stopped else State.PLACING)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it lies in place, and its rule wants it elsewhere."""
+        return self.is_in_place and self.rule != self.rse
 
     @property
     def shown(self) -> str:

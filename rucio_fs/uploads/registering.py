@@ -12,13 +12,24 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from rucio_fs import checksums
 from rucio_fs.catalogue.registry import NewCollection, NewFile
 from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas
-from rucio_fs.errors import Differs, NotFound, RucioFsError, RuleExists, Unreachable
+from rucio_fs.errors import (
+    Differs,
+    NoTarget,
+    NotFound,
+    Refused,
+    RucioFsError,
+    RuleExists,
+    Unreachable,
+)
 from rucio_fs.uploads.context import SCHEMES, Context, is_passing
+from rucio_fs.uploads.in_place import is_same
+from rucio_fs.uploads.leaving import Leaver
 from rucio_fs.uploads.looking import infos_of
 from rucio_fs.uploads.records import Collection, Record, State
 
@@ -33,14 +44,23 @@ Told = Callable[[Record, RucioFsError], None]
 
 
 class Registrar:
-    """The steps that are Rucio's.  *told* is told what is in the way of which record.
+    """The steps that are Rucio's.  *told* is told what is in the way of which record, *on_change*
+    that a file is not what it was.
 
     All raise Unreachable and LoginFailed: then nothing was done, for all of them.
     """
 
-    def __init__(self, context: Context, told: Told) -> None:
+    def __init__(
+        self,
+        context: Context,
+        told: Told,
+        leaver: Leaver,
+        on_change: Callable[[Record], None] = lambda record: None,
+    ) -> None:
         self._context = context
         self._told = told
+        self._leaver = leaver
+        self._on_change = on_change
         self._token = secrets.token_hex(4)  # of this mount: its temporary names are nobody else's
 
     def __repr__(self) -> str:
@@ -53,9 +73,12 @@ class Registrar:
         context, who = self._context, self._context.who
         infos, refused = await infos_of(context, [record.did for record in records])
         for record in [one for one in records if one.did in refused]:
-            self._told(record, refused[record.did])
+            words = f"{record.did}: Rucio takes no such name ({refused[record.did]}); rename it"
+            self._told(record, Refused(words))
         records = [one for one in records if one.did not in refused]
         known = [record for record in records if self._is_same(record, infos)]
+        # What lies in place has to be registered there all the same, so that Rucio removes it.
+        known = [record for record in known if not self._is_in_place(record)]
         states: Mapping[DID, FileReplicas] = {}
         if known:
             states = await context.catalogue.replicas_of(who, [one.did for one in known])
@@ -90,14 +113,50 @@ class Registrar:
 
     async def _give_places(self, rse: str, records: Sequence[Record]) -> None:
         context, who = self._context, self._context.who
-        destination = await context.registry.destination(who, rse)
+        try:
+            destination = await context.registry.destination(who, rse)
+        except NoTarget as exc:  # there is no such RSE: somebody has misspelt it
+            self._tell(records, Refused(str(exc)))
+            return
         if not destination.is_writable:
-            raise Unreachable(f"{rse} is closed for writing now")
-        urls = await context.registry.pfns(who, rse, [one.did for one in records], SCHEMES)
+            self._tell(records, NoTarget(f"{rse} is closed for writing now"))
+            return
+        if self._is_in_place(records[0]):
+            for record in records:
+                await self._each([record], self._seal)
+            return
+        try:
+            urls = await context.registry.pfns(who, rse, [one.did for one in records], SCHEMES)
+        except NoTarget as exc:  # nothing can be put there, now or later
+            self._tell(records, Refused(str(exc)))
+            return
         for record in records:
             record.url = urls[record.did]
             record.temp_url = f"{record.url}.rucio-fs-{self._token}-{record.id}"
             context.ledger.advance(record, State.UPLOADING)
+
+    def _tell(self, records: Sequence[Record], error: RucioFsError) -> None:
+        for record in records:
+            self._told(record, error)
+
+    def _is_in_place(self, record: Record) -> bool:
+        in_place = self._context.in_place
+        return in_place is not None and record.rse == in_place.place.rse
+
+    async def _seal(self, records: Sequence[Record]) -> None:
+        """What lies in place has only to be left alone from now on."""
+        in_place, ledger = self._context.in_place, self._context.ledger
+        assert in_place is not None
+        for record in records:
+            if not ledger.is_known(record):
+                continue  # changed since the question: it is queued again
+            record.url = in_place.pfn(record)
+            if in_place.seal(record):  # atomic until it is sealed: no await
+                record.is_in_place = True
+                ledger.advance(record, State.STORED)
+            else:
+                ledger.drop(record)
+                self._on_change(record)
 
     # --- STORED: replica and DID -----------------------------------------------------------------
 
@@ -107,14 +166,48 @@ class Registrar:
 
     async def _add_files(self, rse: str, records: Sequence[Record]) -> None:
         context = self._context
-        files = [NewFile(one.did, one.size, one.adler32) for one in records]
+        records = [one for one in records if self._is_whole(one)]
+        if not records:
+            return
+        destination = await context.registry.destination(context.who, rse)
+        files = [
+            NewFile(
+                one.did,
+                one.size,
+                one.adler32,
+                pfn=one.url if one.is_in_place and not destination.is_deterministic else None,
+            )
+            for one in records
+        ]
         await context.registry.add_files(context.who, rse, files)
         for record in records:
             context.ledger.advance(record, State.REGISTERED)
 
+    def _is_whole(self, record: Record) -> bool:
+        """Whether what lies in place is what Rucio is about to be told of; drops or stops it."""
+        context = self._context
+        if record.lies_at and not is_same(Path(record.lies_at), record):
+            words = f"{record.lies_at} has changed since it was read: register it again"
+            context.ledger.stop(record, f"{record.did}: {words}")
+            return False
+        if record.is_in_place and not record.lies_at:
+            assert context.in_place is not None
+            if not context.in_place.is_there(record):
+                log.warning("scratch/%s was removed or changed on the storage", record.path)
+                context.ledger.drop(record)
+                self._on_change(record)
+                return False
+        return True
+
     # --- REGISTERED: into its dataset, with its metadata -----------------------------------------
 
     async def attach(self, records: Sequence[Record]) -> None:
+        unkept = [one for one in records if one.is_in_place and not one.keeper and one.is_leaving]
+        for terms in _by(unkept, lambda one: (one.rse, one.lies_at and one.lifetime)).values():
+            for start in range(0, len(terms), RULES):
+                await self._each(terms[start : start + RULES], self._leaver.keep)
+        await self._context.ledger.journal.commit()
+        records = [one for one in records if one.keeper or one not in unkept]
         for record in records:
             if record.metadata:
                 await self._each([record], self._describe)
@@ -205,7 +298,8 @@ class Registrar:
         except RuleExists:
             if len(records) > 1:
                 raise
-            ids = {}
+            did = records[0].did
+            ids = {did: await self._rule_on(did, expression)}
         for record in records:
             record.rule_id = ids.get(record.did, "")
             context.ledger.advance(record, State.RULED)
@@ -228,9 +322,9 @@ class Registrar:
             record.rule_id = rule_id
             context.ledger.advance(record, State.RULED)
 
-    async def _rule_on(self, dataset: DID, expression: str) -> str:
+    async def _rule_on(self, did: DID, expression: str) -> str:
         context = self._context
-        for rule in await context.rules.rules_of(context.who, dataset):
+        for rule in await context.rules.rules_of(context.who, did):
             if (rule.account, rule.rse_expression) == (context.terms.account, expression):
                 return rule.id
         return ""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 from pathlib import Path
 
 from rucio_fs.uploads import collecting
 from rucio_fs.uploads.ledger import Ledger
-from rucio_fs.uploads.records import Record
+from rucio_fs.uploads.records import Record, State
 from rucio_fs.uploads.settling import Settling
+
+log = logging.getLogger(__name__)
 
 
 def resume(tree: Path, ledger: Ledger, settling: Settling, unfinished: frozenset[int]) -> None:
@@ -22,11 +26,31 @@ def resume(tree: Path, ledger: Ledger, settling: Settling, unfinished: frozenset
             if record.path and not _is_there(tree, record):
                 # Its bytes are on storage, and it goes on from there; its number is the disk's
                 # again, and may be another file's by now.
-                ledger.let_go(record)
+                if record.is_in_place and record.state is State.STORED:
+                    log.warning("scratch/%s was removed on the storage", record.path)
+                    ledger.drop(record)
+                else:
+                    ledger.let_go(record)
         elif record.ino in unfinished or not _is_same(tree, record):
             ledger.drop(record)
     for top in collecting.tops(tree):
         settling.changed(top)
+
+
+def doubtful(tree: Path, ledger: Ledger) -> dict[int, str]:
+    """Files that nobody had seen on disk yet when the machine went down: number -> path.
+
+    A filesystem may then have their names and not their bytes.
+    """
+    found: dict[int, str] = {}
+    for directory, _, names in os.walk(tree):
+        for name in names:
+            path = os.path.join(directory, name)
+            with contextlib.suppress(OSError):
+                ino = os.lstat(path).st_ino
+                if ledger.of_file(ino) is None:
+                    found[ino] = os.path.relpath(path, tree)
+    return found
 
 
 def _is_there(tree: Path, record: Record) -> bool:

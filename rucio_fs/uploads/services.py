@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import trio
@@ -20,12 +20,15 @@ from rucio_fs.uploads.attributes import ScratchAttributes
 from rucio_fs.uploads.board import UploadBoard
 from rucio_fs.uploads.context import Context, Storage
 from rucio_fs.uploads.engine import Engine
+from rucio_fs.uploads.giving_up import GivingUp
+from rucio_fs.uploads.in_place import InPlace
 from rucio_fs.uploads.journal import Journal
 from rucio_fs.uploads.ledger import Ledger
 from rucio_fs.uploads.options import Options
 from rucio_fs.uploads.overseer import UploadOverseer
 from rucio_fs.uploads.records import Record
-from rucio_fs.uploads.resuming import resume
+from rucio_fs.uploads.registrations import Mounted, Registrations
+from rucio_fs.uploads.resuming import doubtful, resume
 from rucio_fs.uploads.settling import Settling
 
 log = logging.getLogger(__name__)
@@ -43,6 +46,9 @@ class UploadServices:
     settling: Settling
     engine: Engine
     board: UploadBoard
+    overseer: UploadOverseer
+    giving_up: GivingUp
+    registrations: Registrations
 
     @classmethod
     def build(
@@ -57,10 +63,15 @@ class UploadServices:
         depot: Storage,
         events: Events,
         on_done: Callable[[Record], None],
+        mounted: Mounted,
+        in_place: InPlace | None = None,
+        rses: Sequence[str] = (),
     ) -> UploadServices:
         """The services over the journal in the staging area; nothing runs yet.  Blocking.
 
-        From here on *staging* tells them of what happens.  Raises: UsageError
+        *in_place* says where *staging* lies on an RSE, *mounted* where the others do, of which
+        *rses* are looked for what is to be registered.  From here on *staging* tells them of what
+        happens.  Raises: UsageError
         """
         journal = Journal.open(staging.directory / JOURNAL)
         ledger = Ledger(journal)
@@ -82,6 +93,7 @@ class UploadServices:
             ),
             config.verify,
             on_done,
+            in_place,
         )
         engine = Engine(context, settling, config.connections)
 
@@ -97,20 +109,34 @@ class UploadServices:
             return info.type.is_collection
 
         attributes = ScratchAttributes(staging.tree, ledger, settling, engine.write_down)
-        staging.overseer = UploadOverseer(
+        staging.overseer = overseer = UploadOverseer(
             ledger, settling, attributes, is_in_lake, engine.write_down
         )
+        registrations = Registrations(context, mounted, rses)
+        engine.is_registering = lambda: registrations.is_looking
+        board = UploadBoard(ledger, settling, engine, registrations)
+        giving_up = GivingUp(
+            context, staging.items.is_open, keep=config.keep, min_free=config.min_free
+        )
         return cls(
-            staging, journal, ledger, settling, engine, UploadBoard(ledger, settling, engine)
+            staging, journal, ledger, settling, engine, board, overseer, giving_up, registrations
         )
 
     async def run(self) -> None:
         """Go on with what an earlier mount has left, and upload what is saved, for ever."""
+        if self.staging.was_cut:
+            self.staging.doubt(doubtful(self.staging.tree, self.ledger))
         resume(self.staging.tree, self.ledger, self.settling, frozenset(self.staging.unfinished))
-        await self.engine.run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.engine.run)
+            nursery.start_soon(self.giving_up.run)
+            nursery.start_soon(self.registrations.run)
 
     def order(self, text: str) -> None:
-        """What people want of their uploads: ``now`` or ``retry``, of all or of a path in scratch.
+        """What people want: ``now``, ``retry`` (of a path or of all), ``free``, ``register``.
+
+        ``free`` gives up the bytes of all that is in the lake; ``register`` takes a JSON object, as
+        `lying.Request` has it.
 
         Raises: Refused
         """
@@ -121,10 +147,14 @@ class UploadServices:
                 for top in {*collecting.tops(self.staging.tree), *self.settling}:
                     if not path or _is_about(top, path):
                         self.settling.hurry(top)
+            case "free":
+                self.giving_up.hurry()
             case "retry":
                 self.engine.retry(path)
+            case "register":
+                self.registrations.order(text.strip().partition(" ")[2])
             case _:
-                raise Refused(f"uploads take now or retry, with a path or without: {text[:40]!r}")
+                raise Refused(f"uploads take now, retry, free or register: {text[:40]!r}")
 
     async def finish(self, seconds: float) -> None:
         """The mount ends: what is under way has so long (s) to come to its end."""

@@ -39,7 +39,8 @@ class Storer:
         what the depot raises, Unreachable (the journal cannot be written).
         """
         ledger = self._context.ledger
-        await ledger.journal.commit()
+        if ledger.journal.is_unwritten(record):
+            await ledger.journal.commit()
         if record.state is State.UPLOADING:
             await self._upload(record)
             # From here on nobody may change the file: what lies there is to be what Rucio is told.

@@ -3,30 +3,89 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 from lake import Lake
+from lake.faults import FaultProxy, Tls
 from lake.rses import RSES, hash_path
 from tests.fuse.changing import Changer
 from tests.fuse.clients import eventually
 from tests.lake.rest import did_key, did_path
+from tests.lake.rules import RuleLab
 from tests.mounting import Mount
 
 Saver = Callable[..., "Saving"]
 PATIENCE = 60.0  # s; an upload takes one of them on an idle machine
 
+# Not third-party copies: nothing is brought from such an RSE, or to it.
+_OPERATIONS = {"read": 1, "write": 1, "delete": 1}
+
+
+@dataclass(frozen=True)
+class Storage:
+    """An RSE whose server is reached through *proxy*; its files lie in *tree*."""
+
+    rse: str
+    tree: Path
+    proxy: FaultProxy
+
+
+def storage(
+    lake: Lake, lab: RuleLab, server: str, *, tls: Tls | None = None, upstream: str = ""
+) -> Storage:
+    """Make a deterministic RSE behind a proxy, over TLS with *tls*.  It lasts as long as the lake.
+
+    *upstream* is asked instead of the *server* itself.
+    """
+    url, base = lake.webdav(server, tls=tls is not None)
+    parts = urlsplit(url)
+    proxy = FaultProxy(upstream or f"{parts.scheme}://{parts.netloc}", tls).start()
+    rse = f"UP-{uuid4().hex[:12].upper()}"
+    tree = base / rse
+    tree.mkdir()
+    if os.geteuid() == 0:
+        os.chown(tree, base.stat().st_uid, base.stat().st_gid)
+    lab.call("POST", f"/rses/{rse}", {"deterministic": True})
+    protocol = {
+        "hostname": "localhost",
+        "port": proxy.port,
+        "prefix": f"{parts.path}{rse}/",
+        "impl": "rucio.rse.protocols.gfal.Default",
+        "domains": {"lan": _OPERATIONS, "wan": _OPERATIONS},
+    }
+    lab.call("POST", f"/rses/{rse}/protocols/{parts.scheme}", protocol)
+    for key, value in {"lfn2pfn_algorithm": "hash", "site": "FAR9"}.items():
+        lab.call("POST", f"/rses/{rse}/attr/{key}", {"value": value})
+    lab.set_quota("root", rse, 1 << 40)
+    return Storage(rse, tree, proxy)
+
 
 class Saving:
-    """*mount*, of which `rest` sees the other side with root's eyes."""
+    """*mount*, of which `rest` sees the other side with root's eyes.
 
-    def __init__(self, mount: Mount, lake: Lake, scope: str, rest: Changer) -> None:
+    *stores* says where files lie of RSEs that the lake was not born with.
+    """
+
+    def __init__(
+        self,
+        mount: Mount,
+        lake: Lake,
+        scope: str,
+        rest: Changer,
+        stores: Mapping[str, Path] | None = None,
+    ) -> None:
         self.mount = mount
         self.lake = lake
         self.scope = scope
         self.rest = rest
+        self._stores = dict(stores or {})
 
     # --- the mount -------------------------------------------------------------------------------
 
@@ -68,6 +127,31 @@ show(found)
         found: dict[str, Any] = json.loads(text)
         return found
 
+    def problems(self, name: str) -> list[str]:
+        """What `.rucio/problems` tells of a file of the scope, the newest first."""
+        rows = json.loads(self.mount.run("cat", self.mount.path / ".rucio/problems").stdout)
+        return [row["error"] for row in rows if row["did"] == f"{self.scope}:{name}"]
+
+    def listed(self, name: str) -> dict[str, Any]:
+        """What `.rucio/uploads` tells of a file of the scope; empty where it is in the lake."""
+        did = f"{self.scope}:{name}"
+        return next((one for one in self.uploads()["uploads"] if one.get("did") == did), {})
+
+    def waits_for(self, service: str, words: str) -> str:
+        """Wait until uploads wait for *service*, "Rucio" or an RSE, with *words* for a reason."""
+        return eventually(
+            lambda: str(self.uploads()["waits_for"].get(service, "")), lambda seen: words in seen
+        )
+
+    def failed(self, name: str, words: str) -> None:
+        """Wait until an upload has stopped; everywhere one looks, *words* are in the reason."""
+        eventually(lambda: self.xattr("upload", name), lambda state: state == "FAILED")
+        shown = self.listed(name)
+        assert shown["state"] == "FAILED"
+        assert words in shown["error"]
+        assert self.xattr("error", name) == shown["error"]
+        assert shown["error"] in self.problems(name)
+
     def order(self, text: str) -> None:
         done = self.mount.run(
             "sh", "-euc", 'printf %s "$1" > "$0"', self.mount.path / ".rucio/uploads", text
@@ -80,13 +164,13 @@ show(found)
         )
         return done.stdout if done.returncode == 0 else None
 
-    def settled(self) -> dict[str, Any]:
+    def settled(self, patience: float = PATIENCE) -> dict[str, Any]:
         """Wait until nothing goes on by itself any more; what is left then."""
         try:
             return eventually(
                 self.uploads,
                 lambda found: not found["pending"] and not found["unsettled"],
-                PATIENCE,
+                patience,
             )
         except AssertionError as exc:
             found = self.uploads()
@@ -141,9 +225,10 @@ show(found)
 
     def stored(self, name: str, rse: str) -> Path:
         """Where a deterministic RSE keeps a file."""
-        return self.lake.store(rse) / hash_path(self.scope, name)
+        store = self._stores.get(rse) or self.lake.store(rse)
+        return store / hash_path(self.scope, name)
 
     def litter(self) -> list[Path]:
         """What uploads have left on the storages under names of their own."""
-        stores = {self.lake.store(rse.name) for rse in RSES}
+        stores = {self.lake.store(rse.name) for rse in RSES} | {*self._stores.values()}
         return [path for store in stores for path in store.rglob("*.rucio-fs-*")]

@@ -11,6 +11,7 @@ import pytest
 from lake import Lake
 from tests.conftest import Mounter
 from tests.fuse.changing import Changer
+from tests.fuse.clients import eventually
 from tests.fuse.saving import Saving
 from tests.lake.rules import RuleLab
 
@@ -59,6 +60,11 @@ def test_a_tree_is_saved_and_read_back_at_its_destination(saver: SaverMaker) -> 
     site.check("run/a/hits", b"2\n", rse="REM1", dataset="run/a__root")
     site.check("run/a/b/deep", b"3\n", rse="REM1", dataset="run/a/b")
     assert site.members("run") == ["run/a", "run__root"]
+    tree = (site.scope, "run")
+    assert site.mount.ls(*tree) == ["a", "run__root"]
+    assert site.mount.ls(*tree, "a") == ["b", "run%2Fa__root"]
+    for path in (("a", "b", "deep"), ("a", "b", "run%2Fa%2Fb%2Fdeep")):
+        assert site.mount.run("cat", site.mount.path.joinpath(*tree, *path)).stdout == "3\n"
     (rule,) = site.rules("run/a/b")
     assert (rule["state"], rule["rse_expression"]) == ("OK", "REM1")
 
@@ -145,3 +151,16 @@ def test_the_next_mount_goes_on(saver: SaverMaker) -> None:
     second.done()
     second.check("run/a", b"1\n", rse="COLO_SCRATCHDISK", dataset="run")
     second.check("run/b", b"2\n", rse="COLO_SCRATCHDISK", dataset="run")
+
+
+def test_what_was_given_up_here_is_read_from_the_lake(saver: SaverMaker) -> None:
+    """Under the same name; its space is for what is still to come."""
+    site = saver()
+    site.sh("mkdir run; head -c 300000 /dev/urandom > run/f")
+    data = site.files("run")["run/f"]
+    site.done()
+    before = site.mount.stat("scratch", site.scope, "run", "f")
+    site.order("free")
+    eventually(lambda: site.sh("du -k run/f").split()[0], lambda found: found == "0")
+    assert site.files("run") == {"run/f": data}
+    assert site.mount.stat("scratch", site.scope, "run", "f") == before

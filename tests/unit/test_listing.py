@@ -11,8 +11,9 @@ from rucio_fs.catalogue.base import BULK_LIMIT, Listing
 from rucio_fs.did import DID, DIDInfo, DIDType, Member
 
 
-def listing(*dids: str, own_scope: str = "here") -> Listing:
-    return Listing((Member(DID(*text.split(":", 1)), DIDType.FILE, 1) for text in dids), own_scope)
+def listing(*dids: str, own_scope: str = "here", within: str | None = None) -> Listing:
+    members = (Member(DID(*text.split(":", 1)), DIDType.FILE, 1) for text in dids)
+    return Listing(members, own_scope, within)
 
 
 def info(did: DID, *, created_ns: int = 5, updated_ns: int = 9, is_open: bool = False) -> DIDInfo:
@@ -39,6 +40,32 @@ def test_filenames_are_plain_unless_another_member_has_the_name(
     dids: list[str], shown: list[str]
 ) -> None:
     assert list(listing(*dids).filenames) == shown
+
+
+@pytest.mark.parametrize(
+    ("within", "dids", "shown"),
+    [
+        ("run", ["here:run/a", "here:b", "here:runner/c"], ["a", "b", "runner%2Fc"]),
+        ("run/x", ["here:run/x/a/b", "here:run/y"], ["a%2Fb", "run%2Fy"]),
+        ("run__root", ["here:run/a"], ["a"]),
+        ("run", ["there:run/a", "here:run/a"], ["there:run%2Fa", "run%2Fa"]),
+        ("run", ["here:run/a", "here:a"], ["run%2Fa", "a"]),
+        ("run", ["here:run/a", "there:a"], ["run%2Fa", "a"]),
+        ("run", ["here:run/", "here:run/.."], ["run%2F", "%2E%2E"]),
+    ],
+)
+def test_what_was_saved_in_a_directory_is_called_so_in_it(
+    within: str, dids: list[str], shown: list[str]
+) -> None:
+    content = listing(*dids, within=within)
+    assert list(content.filenames) == shown
+    for position, did in enumerate(dids):
+        member = content.members[position].did
+        assert content.position(member) == position
+        assert content.find(shown[position]) == position
+        if member.scope == "here":
+            assert content.find(filenames.encode(member.name)) == position
+        assert content.find(filenames.encode_foreign(member)) == position, did
 
 
 def test_every_filename_finds_its_member() -> None:

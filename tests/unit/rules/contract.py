@@ -192,7 +192,11 @@ class RulesContract:
     async def test_expressions_stand_for_rses(self, bench: Bench) -> None:
         assert await bench.rules.rses(MY, "COLO") == {"COLO"}
         assert await bench.rules.rses(MY, "COLO|REM1") == {"COLO", "REM1"}
-        assert await bench.rules.rses(MY, "site=HERE") == {"COLO", "COLO_SCRATCHDISK"}
+        assert await bench.rules.rses(MY, "site=HERE") == {
+            "COLO",
+            "COLO_SCRATCHDISK",
+            "COLO_NDSCRATCHDISK",
+        }
         with pytest.raises(Refused):
             await bench.rules.rses(MY, "NOWHERE")
 

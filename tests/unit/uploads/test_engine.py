@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -510,3 +511,27 @@ async def test_it_ends_when_what_is_under_way_has_ended(clock: MockClock, bench:
         bench.depot.blocked.set()
     assert bench.record("s/run/a").is_sealed
     assert bench.depot.calls["put"] == 1
+
+
+async def test_a_storage_that_there_is_not(clock: MockClock, bench: Bench) -> None:
+    """It is not waited for; and others go on meanwhile."""
+    bench.save("s/bad/.rucio-upload.toml", b'rse = "COLLO"')
+    bench.save("s/bad/a", b"1")
+    bench.save("s/good/a", b"2")
+    await bench.done("s/good/a")
+    record = await bench.until("s/bad/a", "FAILED")
+    assert "COLLO" in record.error
+
+
+async def test_a_storage_that_is_closed_for_writing(clock: MockClock, bench: Bench) -> None:
+    bench.registry.rses["REM1"] = replace(bench.registry.rses["REM1"], is_writable=False)
+    bench.save("s/closed/.rucio-upload.toml", b'rse = "REM1"')
+    did = bench.save("s/closed/a", b"1")
+    bench.save("s/good/a", b"2")
+    await bench.done("s/good/a")
+    with trio.fail_after(1000):
+        while "REM1 is closed for writing" not in bench.record("s/closed/a").error:
+            await bench.ledger.news()
+    bench.registry.rses["REM1"] = replace(bench.registry.rses["REM1"], is_writable=True)
+    await bench.done("s/closed/a")
+    assert bench.is_in_lake(did, b"1", "REM1")

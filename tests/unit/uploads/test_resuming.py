@@ -10,7 +10,7 @@ import pytest
 
 from rucio_fs.uploads.ledger import Ledger
 from rucio_fs.uploads.records import Record, State
-from rucio_fs.uploads.resuming import resume
+from rucio_fs.uploads.resuming import doubtful, resume
 from rucio_fs.uploads.settling import Settling
 from tests.unit.uploads.conftest import NewRecord, save
 
@@ -147,3 +147,11 @@ async def test_every_directory_is_looked_at(tree: Path, ledger: Ledger, settling
     (tree / "s/link").symlink_to("run")
     resume(tree, ledger, settling, frozenset())
     assert set(settling._last) == {"s", "s/run", "t", "t/a"}
+
+
+def test_after_the_machine_went_down_what_nobody_had_seen_is_doubtful(
+    tree: Path, ledger: Ledger, record: NewRecord
+) -> None:
+    seen, unseen = save(tree, "s/run/seen"), save(tree, "s/run/unseen")
+    record("s/run/seen", State.QUEUED, ino=seen.stat().st_ino)
+    assert doubtful(tree, ledger) == {unseen.stat().st_ino: "s/run/unseen"}

@@ -1,0 +1,146 @@
+"""Giving up the bytes in staging of what is in the lake: the disk is for what is still to come.
+
+The file keeps its name, size and times; who opens it reads it from the lake.  What is open stays.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import trio
+
+from rucio_fs import checksums
+from rucio_fs.catalogue.base import BULK_LIMIT
+from rucio_fs.errors import RucioFsError
+from rucio_fs.uploads.context import Context
+from rucio_fs.uploads.journal import in_thread
+from rucio_fs.uploads.records import Record, State
+
+log = logging.getLogger(__name__)
+
+_LOOK = 30.0  # s between two looks at the disk and the clock
+_BLOCK = 1 << 20  # bytes; no filesystem has larger ones
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # of fallocate(2); Python's os has no name for it
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class GivingUp:
+    """Frees space in staging: *keep* s after an upload is DONE, or where *min_free* bytes are gone.
+
+    *is_open* says whether somebody has the file of that number open.  Rucio is asked once more
+    before anything is freed.
+    """
+
+    def __init__(
+        self, context: Context, is_open: Callable[[int], bool], *, keep: float, min_free: int
+    ) -> None:
+        self._context = context
+        self._is_open = is_open
+        self._keep = keep
+        self._min_free = min_free
+        self._wanted = trio.Event()
+        self._is_wanted = False
+
+    def __repr__(self) -> str:
+        return f"<GivingUp in {self._context.staged.tree}>"
+
+    async def run(self) -> None:
+        """Look again and again, for ever."""
+        while True:
+            with trio.move_on_after(_LOOK):
+                await self._wanted.wait()
+            self._is_wanted, self._wanted = self._wanted.is_set(), trio.Event()
+            try:
+                await self.look()
+            except RucioFsError as exc:
+                log.info("nothing is given up in staging now: %s", exc)
+            except Exception:
+                log.exception("bug while giving up what is in the lake")
+
+    def hurry(self) -> None:
+        """Free all that may be freed, soon."""
+        self._wanted.set()
+
+    async def look(self) -> int:
+        """Free what may be freed now; how many files.  Raises: what the catalogue raises."""
+        freed = 0
+        for records in self._batches():
+            if not self._is_due(records[0]):
+                break
+            sure = await self._sure(records)
+            for record in sure:
+                if self._is_due(record) and await self._give_up(record):
+                    freed += 1
+        return freed
+
+    def _batches(self) -> Sequence[Sequence[Record]]:
+        """What could be freed, the longest done first."""
+        found = sorted(
+            (
+                one
+                for one in self._context.ledger.in_state(State.DONE)
+                if one.path and not one.is_in_place  # Rucio itself removes those
+            ),
+            key=lambda one: (one.done_at, one.id),
+        )
+        waiting = [one for one in found if not one.is_given_up and one.size]
+        return [waiting[at : at + BULK_LIMIT] for at in range(0, len(waiting), BULK_LIMIT)]
+
+    def _is_due(self, record: Record) -> bool:
+        if self._is_wanted or time.time() - record.done_at >= (record.keep or self._keep):
+            return True
+        found = os.statvfs(self._context.staged.tree)
+        return found.f_bavail * found.f_frsize < self._min_free
+
+    async def _sure(self, records: Sequence[Record]) -> list[Record]:
+        """Those of *records* that the lake has, as of now."""
+        context = self._context
+        found = await context.catalogue.replicas_of(context.who, [one.did for one in records])
+        return [
+            one
+            for one in records
+            if (known := found.get(one.did)) is not None
+            and "AVAILABLE" in known.states.values()
+            and known.size == one.size
+            and checksums.is_same(known.adler32, one.adler32)
+        ]
+
+    async def _give_up(self, record: Record) -> bool:
+        context = self._context
+        if not context.ledger.is_known(record) or not record.path or self._is_open(record.ino):
+            return False
+        # atomic since the look: who opens it from now on reads from the lake
+        record.is_given_up = True
+        await context.ledger.journal.commit(record)
+        path = context.staged.tree / record.path
+        try:
+            await in_thread(lambda: punch(path, record.ino, record.mtime_ns))
+        except OSError as exc:
+            log.warning("scratch/%s still takes space: %s", record.path, exc.strerror)
+            return False
+        context.events.note("given_up", record.did, path=record.path)
+        return True
+
+
+def punch(path: Path, ino: int, mtime_ns: int) -> None:
+    """Free the space of a file, which keeps its size and times.  Raises: OSError
+
+    Nothing happens to a file that has another number.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if status.st_ino != ino:
+            return
+        end = ctypes.c_int64(status.st_size + _BLOCK)  # or a part of the last block would stay
+        if _libc.fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, ctypes.c_int64(0), end):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        os.utime(fd, ns=(status.st_atime_ns, mtime_ns))
+    finally:
+        os.close(fd)
