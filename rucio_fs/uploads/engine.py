@@ -246,8 +246,9 @@ class Engine:
             if isinstance(error, Differs) and record.state is State.STORED:
                 # Rucio knows another file of that name: what was placed is nobody's, but what lies
                 # in place is its user's.
-                if not record.is_in_place:
+                if record.is_placed:
                     self._ledger.journal.add_litter(record.url)
+                    record.is_placed = False
                 if not record.lies_at:
                     record.is_in_place = False
                     self._ledger.back(record, State.QUEUED)

@@ -184,6 +184,8 @@ class Ledger:
             scope.cancel()
         if record.temp_url:
             self.journal.add_litter(record.temp_url)
+        if record.is_placed and record.state is State.STORED:
+            self.journal.add_litter(record.url)  # Rucio has refused it, and knows nothing of it
         self._leave(record)
         self.journal.remove(record)
         self.tell()

@@ -22,6 +22,7 @@ from rucio_fs.errors import (
     Differs,
     NoTarget,
     NotFound,
+    NotYetHere,
     Refused,
     RucioFsError,
     RuleExists,
@@ -131,6 +132,10 @@ class Registrar:
             self._tell(records, Refused(str(exc)))
             return
         for record in records:
+            if urls[record.did] in context.ledger.journal.litter:
+                words = "what an earlier attempt has left at its place is removed first"
+                self._told(record, NotYetHere(f"{record.did}: {words}"))
+                continue
             record.url = urls[record.did]
             record.temp_url = f"{record.url}.rucio-fs-{self._token}-{record.id}"
             context.ledger.advance(record, State.UPLOADING)

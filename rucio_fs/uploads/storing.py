@@ -110,6 +110,7 @@ class Storer:
         with trio.CancelScope(shield=True):  # what is done to the final name is done to its end
             try:
                 await depot.move(record.temp_url, record.url)
+                record.is_placed = True
             except Taken:
                 await self._compare_with_taken(record)
                 await depot.delete(record.temp_url)
@@ -150,6 +151,7 @@ class Storer:
             await ledger.journal.commit(record)
         path = self._context.staged.tree / record.path
         await depot.put(record.url, path, record.size)
+        record.is_placed = True
         await self._prove(record, record.url)
 
 

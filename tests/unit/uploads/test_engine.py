@@ -328,6 +328,35 @@ async def test_somebody_registers_another_file_meanwhile(clock: MockClock, bench
     assert bench.depot.objects == {}, "what was placed there was ours, and is of no use"
 
 
+async def test_what_was_placed_and_refused_is_taken_away(clock: MockClock, bench: Bench) -> None:
+    """Once its user has changed his mind; and the next attempt at that name is left alone."""
+    bench.save("s/run/a", b"old")
+    bench.registry.errors["add_files"] = Denied("alice may not add replicas at COLO")
+    record = await bench.until("s/run/a", "FAILED")
+    assert len(bench.depot.objects) == 1
+    bench.depot.errors["delete"] += [AWAY] * 3
+    bench.ledger.drop(record)  # as the overseer does when it is opened for writing
+    del bench.registry.errors["add_files"]
+    did = bench.save("s/run/a", b"new bytes")
+    await bench.done("s/run/a")
+    await trio.sleep(1000)
+    assert bench.is_in_lake(did, b"new bytes")
+    assert len(bench.depot.objects) == 1
+
+
+async def test_what_somebody_else_has_placed_is_not_taken_away(
+    clock: MockClock, bench: Bench
+) -> None:
+    did = bench.save("s/run/a", b"same")
+    (url,) = (await bench.registry.pfns(MY, "COLO", [did], SCHEMES)).values()
+    bench.depot.objects[url] = b"same"
+    bench.registry.errors["add_files"] = Denied("alice may not add replicas at COLO")
+    record = await bench.until("s/run/a", "FAILED")
+    bench.ledger.drop(record)
+    await trio.sleep(1000)
+    assert bench.depot.objects == {url: b"same"}
+
+
 async def test_a_dataset_that_is_closed(clock: MockClock, bench: Bench) -> None:
     dataset = bench.lake.dataset("s:run")
     bench.lake.close_did(dataset)
