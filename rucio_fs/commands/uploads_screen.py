@@ -133,9 +133,10 @@ class Progress:
 def so_far(course: Course, tally: Tally) -> str:
     """How far it is, in a line of plain text."""
     rate = course.rate()
+    is_known = bool(course.all_files)  # not before directories that were changed are looked at
     parts = [
-        f"{course.files} of {counted(course.all_files, 'file')}",
-        f"{size(course.bytes_sent)} of {size(course.all_bytes)}",
+        f"{course.files} of {counted(course.all_files, 'file')}" if is_known else "",
+        f"{size(course.bytes_sent)} of {size(course.all_bytes)}" if is_known else "",
         f"{size(round(rate))}/s" if rate else "",
         f"{tally.failed} failed" if tally.failed else "",
         unsettled(tally),

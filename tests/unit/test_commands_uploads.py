@@ -399,7 +399,7 @@ def test_a_wait_ends_when_nothing_is_pending_nor_unsettled(rig: Rig, capsys: Out
     out, err = capsys.readouterr()
     assert err == ""
     assert out.splitlines() == [
-        "uploading: 0 of 0 files, 0 B of 0 B, 1 directory just changed",
+        "uploading: 1 directory just changed",
         "uploading: 0 of 2 files, 800 B of 2.0 kB, 80 B/s, 1 directory just changed",
         "uploading: 1 of 2 files, 1.9 kB of 2.0 kB, 95 B/s, 1 directory just changed",
         "in the lake: 2 files, 2.0 kB, in 0:00:30",
