@@ -54,6 +54,8 @@ from rucio_fs.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
+_LAST_REQUESTS = 0.1  # s in which requests are read that the kernel had before a signal
+
 
 def serve(config: Config, mountpoint: Path, on_ready: Callable[[], None]) -> None:
     """Mount at *mountpoint* and serve until it is unmounted or a signal says stop.
@@ -389,6 +391,9 @@ class _Mount:
                     if streams is not None:
                         streams.stop()
                     if self._is_mounted:
+                        # close(2) returns before we are told of it: whoever has closed a file, and
+                        # then ends the mount, has saved it all the same.
+                        await trio.sleep(_LAST_REQUESTS)
                         pyfuse3.terminate()
                     return
 

@@ -30,7 +30,7 @@ BULK_LIMIT = 1000
 """DIDs that Rucio takes in one bulk call (41.5: 1001 is an error, and echoes all of them)."""
 
 ROOT = "__root"
-"""Ends the name of a dataset of what lies beside directories: see `uploads.naming`."""
+"""Ends the name of a dataset of the files that lie beside directories in its container."""
 
 REASON_LIMIT = 255
 """Characters that Rucio's database has for the reason of a declaration; more is an error there."""

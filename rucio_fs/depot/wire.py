@@ -21,10 +21,12 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 from rucio_fs.depot.hangup import Hangup
 from rucio_fs.depot.staged import Staged
+from rucio_fs.streams.connecting import connect
 from rucio_fs.streams.http import Address, Origin
 
 STEP = 1 << 20
@@ -129,32 +131,8 @@ class Connection:
 
     def _connect(self, hangup: Hangup) -> None:
         origin = self.origin
-        failure: OSError | None = None
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            origin.host, origin.port, type=socket.SOCK_STREAM
-        ):
-            found = socket.socket(family, kind, protocol)
-            try:
-                hangup.watch(found)
-                found.settimeout(self._timeout)
-                found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                found.connect(address)
-                if origin.is_tls:
-                    context = self._tls(origin.certificate)
-                    found = context.wrap_socket(
-                        found, server_hostname=origin.host, do_handshake_on_connect=False
-                    )
-                    hangup.watch(found)
-                    found.do_handshake()
-            except OSError as exc:
-                found.close()
-                if isinstance(exc, ssl.SSLCertVerificationError):
-                    raise
-                failure = exc
-            else:
-                self._socket = found
-                return
-        raise failure or OSError("no address")
+        context = partial(self._tls, origin.certificate) if origin.is_tls else None
+        self._socket = connect(origin.host, origin.port, context, self._timeout, hangup.watch)
 
     # --- sending, and hearing meanwhile ----------------------------------------------------------
 

@@ -7,7 +7,6 @@ time: two would each believe to know how full it is.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -27,12 +26,11 @@ from rucio_fs.diskcache import maps
 from rucio_fs.diskcache.entry import MAP_SUFFIX, Entry, Occupied
 from rucio_fs.diskcache.segments import Segment
 from rucio_fs.diskcache.threads import in_thread
-from rucio_fs.errors import UsageError
+from rucio_fs.holding import held
 
 log = logging.getLogger(__name__)
 
 _SAVE_EVERY = 5.0  # s; what was fetched since is fetched again after a crash
-_LOCK = "lock"
 _LOCK_BYTES = 4096  # it takes a block, which counts like all else that is in the directory
 _OVERHEAD = 1 << 16  # bytes that a write may take beyond its data: the filesystem's own tables
 _BLOCK = 512
@@ -76,28 +74,9 @@ class Store:
 
         Raises: UsageError (another mount has it, it cannot be written)
         """
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as exc:
-            raise UsageError(f"cache directory {directory}: {exc.strerror}") from exc
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with held(directory, "cache directory", "diskcache.dir") as lock:
             store = cls(directory, limit, min_free, lock)
             store._look_around()
-        except BlockingIOError:
-            holder = _first_line(directory / _LOCK) or "another process"
-            os.close(lock)
-            raise UsageError(
-                f"cache directory {directory} is used by {holder}: give each mount one of its own"
-                " (diskcache.dir)"
-            ) from None
-        except OSError as exc:
-            os.close(lock)
-            raise UsageError(f"cache directory {directory}: {exc.strerror}") from exc
-        with contextlib.suppress(OSError):  # the disk may be full
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"the mount with pid {os.getpid()}\n".encode(), 0)
         return store
 
     @property
@@ -377,10 +356,3 @@ def _unlink(path: Path) -> bool:
         log.warning("%s cannot be deleted from the cache: %s", path, exc.strerror)
         return False
     return True
-
-
-def _first_line(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

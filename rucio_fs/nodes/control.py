@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import stat
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -126,21 +127,14 @@ class RefreshFile(File):
         """The shell's ``>`` truncates before it writes; there is nothing to cut."""
 
 
-class CacheFile(File):
-    """The cache on disk: it reads as `Store.status`, and takes the orders ``clear`` and ``verify``.
-
-    What is ordered runs in *nursery*; the same order given meanwhile begins nothing new.
-    """
+class OrdersFile(File):
+    """A file that reads as one JSON document and takes orders that are written into it."""
 
     is_writable = True
 
-    def __init__(self, name: str, store: Store, nursery: trio.Nursery, born_ns: int) -> None:
+    def __init__(self, name: str, born_ns: int) -> None:
         self._name = name
-        self._store = store
-        self._nursery = nursery
         self._born_ns = born_ns
-        self._cleared: trio.Event | None = None
-        self._is_verifying = False
 
     @property
     def key(self) -> Key:
@@ -150,11 +144,36 @@ class CacheFile(File):
         return Attr(stat.S_IFREG | 0o644, 0, self._born_ns, 0.0)
 
     async def open(self, who: Identity, flags: int, caller: Caller) -> OpenFile:
-        facts = self._store.status() | {"is_clearing": self._cleared is not None}
-        return _OpenOrders(f"{json.dumps(facts, indent=2)}\n".encode(), self._order)
+        text = json.dumps(self._facts(), indent=2, ensure_ascii=False)
+        return _OpenOrders(f"{text}\n".encode(errors="surrogateescape"), self._order)
 
     async def truncate(self, who: Identity) -> None:
         """The shell's ``>`` truncates before it writes; there is nothing to cut."""
+
+    @abstractmethod
+    def _facts(self) -> Mapping[str, object]:
+        """What it reads as now."""
+
+    @abstractmethod
+    async def _order(self, order: str) -> None:
+        """Carry out what was written.  Raises: Refused"""
+
+
+class CacheFile(OrdersFile):
+    """The cache on disk: it reads as `Store.status`, and takes the orders ``clear`` and ``verify``.
+
+    What is ordered runs in *nursery*; the same order given meanwhile begins nothing new.
+    """
+
+    def __init__(self, name: str, store: Store, nursery: trio.Nursery, born_ns: int) -> None:
+        super().__init__(name, born_ns)
+        self._store = store
+        self._nursery = nursery
+        self._cleared: trio.Event | None = None
+        self._is_verifying = False
+
+    def _facts(self) -> Mapping[str, object]:
+        return self._store.status() | {"is_clearing": self._cleared is not None}
 
     async def _order(self, order: str) -> None:
         """Return when it is cleared (or after 10 s), or when the verification has begun.
@@ -196,13 +215,8 @@ class CacheFile(File):
             self._is_verifying = False
 
 
-class UploadsFile(File):
-    """How uploads stand, as *render* tells it; *order* takes the orders that are written into it.
-
-    Raises, on writing: what *order* raises.
-    """
-
-    is_writable = True
+class UploadsFile(OrdersFile):
+    """How uploads stand, as *render* tells it; *order* takes what is written into it."""
 
     def __init__(
         self,
@@ -211,27 +225,15 @@ class UploadsFile(File):
         order: Callable[[str], None],
         born_ns: int,
     ) -> None:
-        self._name = name
+        super().__init__(name, born_ns)
         self._render = render
-        self._order = order
-        self._born_ns = born_ns
+        self._carry_out = order
 
-    @property
-    def key(self) -> Key:
-        return ("control", self._name)
+    def _facts(self) -> Mapping[str, object]:
+        return self._render()
 
-    async def attr(self, who: Identity) -> Attr:
-        return Attr(stat.S_IFREG | 0o644, 0, self._born_ns, 0.0)
-
-    async def open(self, who: Identity, flags: int, caller: Caller) -> OpenFile:
-        text = json.dumps(self._render(), indent=2, ensure_ascii=False)
-        return _OpenOrders(f"{text}\n".encode(errors="surrogateescape"), self._obey)
-
-    async def truncate(self, who: Identity) -> None:
-        """The shell's ``>`` truncates before it writes; there is nothing to cut."""
-
-    async def _obey(self, order: str) -> None:
-        self._order(order)
+    async def _order(self, order: str) -> None:
+        self._carry_out(order)
 
 
 class ControlDir(Dir):

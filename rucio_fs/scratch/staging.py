@@ -8,13 +8,12 @@ event loop: a local disk answers from memory, and a thread hop costs more than i
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from rucio_fs.errors import UsageError
+from rucio_fs.holding import held
 from rucio_fs.scratch import syscalls
 from rucio_fs.scratch.area import Area, on_disk
 from rucio_fs.scratch.attributes import Attributes
@@ -27,7 +26,7 @@ from rucio_fs.scratch.threads import in_thread
 
 log = logging.getLogger(__name__)
 
-_TREE, _LOCK, _OPEN_LOG = "tree", "lock", "open.log"
+_TREE, _OPEN_LOG = "tree", "open.log"
 
 
 class Staging:
@@ -54,28 +53,9 @@ class Staging:
 
         Raises: UsageError (another mount has it, it cannot be written)
         """
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as exc:
-            raise UsageError(f"scratch directory {directory}: {exc.strerror}") from exc
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with held(directory, "scratch directory", "scratch.dir") as lock:
             (directory / _TREE).mkdir(mode=0o700, exist_ok=True)
             open_log = OpenLog(directory / _OPEN_LOG, directory / _TREE)
-        except BlockingIOError:
-            holder = _first_line(directory / _LOCK) or "another process"
-            os.close(lock)
-            raise UsageError(
-                f"scratch directory {directory} is used by {holder}: give each mount one of its own"
-                " (scratch.dir)"
-            ) from None
-        except OSError as exc:
-            os.close(lock)
-            raise UsageError(f"scratch directory {directory}: {exc.strerror}") from exc
-        with contextlib.suppress(OSError):  # the disk may be full
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"the mount with pid {os.getpid()}\n".encode(), 0)
         return cls(directory, lock, open_log)
 
     def stop(self) -> None:
@@ -124,12 +104,11 @@ class Staging:
         return self._log.was_cut
 
     def doubt(self, files: Mapping[int, str]) -> None:
-        """After the machine went down: *files*, by number, may not be what was written."""
-        self._log.doubt(files)
+        """After the machine went down: *files*, by number, may not be what was written.
 
-    def trust(self) -> None:
-        """All that was there when the machine went down was looked at."""
-        self._log.trust()
+        All others were looked at.
+        """
+        self._log.doubt(files)
 
     def is_open_for_writing(self, ino: int) -> bool:
         return self.files.is_open_for_writing(ino)
@@ -154,10 +133,3 @@ class Staging:
 
         if item.removed is None:
             await in_thread(sync)
-
-
-def _first_line(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

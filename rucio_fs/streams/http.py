@@ -17,12 +17,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from requests.utils import requote_uri
 
 from rucio_fs import __version__
+from rucio_fs.streams.connecting import connect
 from rucio_fs.streams.failures import (
     Broken,
     Busy,
@@ -290,32 +292,11 @@ class _Connection:
     def _connected(self) -> socket.socket:
         """A socket that `abort` can end also while it connects."""
         origin = self.origin
-        failure: OSError | None = None
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            origin.host, origin.port, type=socket.SOCK_STREAM
-        ):
-            self._socket = found = socket.socket(family, kind, protocol)
-            self._heed_abort()
-            try:
-                found.settimeout(self._timeout)
-                found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                found.connect(address)
-                if not origin.is_tls:
-                    return found
-                context = self._tls(origin.certificate)
-                self._socket = secured = context.wrap_socket(
-                    found, server_hostname=origin.host, do_handshake_on_connect=False
-                )
-                self._heed_abort()
-                secured.do_handshake()
-                return secured
-            except OSError as exc:
-                self._socket.close()
-                self._heed_abort()
-                failure = exc
-        raise failure or OSError("no address")
+        context = partial(self._tls, origin.certificate) if origin.is_tls else None
+        return connect(origin.host, origin.port, context, self._timeout, self._watch)
 
-    def _heed_abort(self) -> None:
+    def _watch(self, found: socket.socket) -> None:
+        self._socket = found
         # After the socket that `abort` would end was put in its place: one of us sees the other.
         if self.is_aborted:
             raise ConnectionAbortedError("it is not wanted any more")

@@ -50,8 +50,7 @@ class Confirmer:
         for record in records:
             known = found.get(record.did)
             if known is None or "AVAILABLE" not in known.states.values():
-                log.warning("%s: Rucio lists no replica; it is registered again", record.did)
-                self._lost(record, State.STORED if record.url else State.QUEUED)
+                self._replica_lost(record)
             elif known.size != record.size or not checksums.is_same(known.adler32, record.adler32):
                 context.ledger.stop(
                     record,
@@ -80,6 +79,18 @@ class Confirmer:
             if record.did not in members:
                 log.warning("%s is not in %s; it is attached again", record.did, dataset)
                 self._lost(record, State.REGISTERED)
+
+    def _replica_lost(self, record: Record) -> None:
+        """Its bytes need not be on storage any more: it is uploaded again, if they are here."""
+        if record.is_in_place:
+            log.warning("%s: Rucio lists no replica; it is registered again", record.did)
+            self._lost(record, State.STORED)
+        elif record.path:
+            log.warning("%s: Rucio lists no replica; it is uploaded again", record.did)
+            self._lost(record, State.QUEUED)
+        else:
+            words = "Rucio lists no replica any more, and its file was removed from scratch"
+            self._context.ledger.stop(record, f"{record.did}: {words}: save it again")
 
     def _lost(self, record: Record, state: State) -> None:
         record.attempts += 1

@@ -66,7 +66,7 @@ class Staged(Protocol):
         ...
 
     def finished(self, ino: int) -> None:
-        """Such a file was looked at, and is whole or gone."""
+        """Such a file was looked at, and is whole."""
         ...
 
 

@@ -103,7 +103,7 @@ class Engine:
             if one.is_stopped or one.error
         ]
         for record in stopped:
-            if record.state is State.STAGED:
+            if record.state is State.STAGED and record.path:
                 self._settling.hurry(naming.top_of(record.path))
             else:
                 self._ledger.retry(record)

@@ -18,6 +18,7 @@ from rucio_fs.did import RuleState
 from rucio_fs.errors import Denied, LoginFailed, RuleExists, RuleGone, Unreachable
 from rucio_fs.scratch.threads import in_thread
 from rucio_fs.uploads.context import Context
+from rucio_fs.uploads.looking import own_rule
 from rucio_fs.uploads.records import Record, State
 
 log = logging.getLogger(__name__)
@@ -55,10 +56,8 @@ class Leaver:
             context.ledger.journal.put(record)
 
     async def _existing(self, record: Record) -> str:
-        context = self._context
-        for rule in await context.rules.rules_of(context.who, record.did):
-            if (rule.account, rule.rse_expression) == (context.terms.account, record.rse):
-                return rule.id
+        if rule_id := await own_rule(self._context, record.did, record.rse):
+            return rule_id
         raise RuleGone(f"{record.did}: its rule at {record.rse} has just ended; it is made again")
 
     async def give_up(self, record: Record) -> bool:

@@ -1,4 +1,4 @@
-"""What Rucio knows of DIDs, some of which may have names that it does not even look for."""
+"""Questions to Rucio that several steps ask."""
 
 from __future__ import annotations
 
@@ -31,3 +31,14 @@ async def infos_of(
                 middle = len(part) // 2
                 parts += [part[:middle], part[middle:]]
     return found, refused
+
+
+async def own_rule(context: Context, did: DID, rse_expression: str) -> str:
+    """Id of the rule on *did* that Rucio would call one of ours a duplicate of; "" if none is left.
+
+    Raises: what the rules raise
+    """
+    for rule in await context.rules.rules_of(context.who, did):
+        if (rule.account, rule.rse_expression) == (context.terms.account, rse_expression):
+            return rule.id
+    return ""

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from rucio_fs import checksums, filenames
+from rucio_fs import filenames
 from rucio_fs.did import DID
 from rucio_fs.errors import BadName, Refused
 from rucio_fs.uploads import naming, options
+from rucio_fs.uploads.reading import adler32_of
 
-_STEP = 4 << 20  # bytes read at once
 _LONGEST_ID = 64  # characters
 
 
@@ -129,20 +129,16 @@ def _file(path: Path, name: str, status: os.stat_result) -> Lying:
 
 def read(file: Lying) -> str:
     """adler32 of a file.  Raises: Refused (it cannot be read, or changes)"""
-    value = checksums.EMPTY
     try:
         fd = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb", buffering=0) as opened:
-            buffer = bytearray(min(_STEP, max(1, file.size)))
-            view = memoryview(buffer)
-            while count := opened.readinto(buffer):
-                value = checksums.adler32(view[:count], value)
+            value = adler32_of(opened, file.size)
             status = os.fstat(fd)
     except OSError as exc:
         raise Refused(f"{file.path} cannot be read: {exc.strerror}") from exc
     if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
         raise Refused(f"{file.path} changes while it is read: register it when it is whole")
-    return f"{value:08x}"
+    return value
 
 
 def named(file: Lying) -> DID:

@@ -12,16 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rucio_fs import filenames
+from rucio_fs.catalogue.base import ROOT
 from rucio_fs.did import DID, DIDType
 from rucio_fs.errors import BadName
-
-ROOT = "__root"
-"""Ends the name of the dataset for files that lie beside directories."""
-
-
-def scope_of(path: str) -> str:
-    """The scope that *path*, such as ``user.alice/run1/a``, lies in.  Raises: BadName"""
-    return filenames.decode(path.partition("/")[0])
 
 
 def did_of(path: str) -> DID:

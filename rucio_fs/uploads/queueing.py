@@ -10,20 +10,18 @@ from typing import TypeVar
 
 import trio
 
-from rucio_fs import checksums
-from rucio_fs.did import DID, DIDType
+from rucio_fs.did import DID
 from rucio_fs.errors import BadName, Refused
 from rucio_fs.uploads import naming, options
+from rucio_fs.uploads.arranging import datasets_for
 from rucio_fs.uploads.collecting import Collected, Found, collect
 from rucio_fs.uploads.context import Context
-from rucio_fs.uploads.looking import infos_of
-from rucio_fs.uploads.naming import Arrangement
-from rucio_fs.uploads.records import UNFINISHED, Collection, Record, State
+from rucio_fs.uploads.reading import adler32_of
+from rucio_fs.uploads.records import UNFINISHED, Record, State
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_STEP = 4 << 20  # bytes read at once
 _READERS = trio.CapacityLimiter(2)  # a disk that is read for checksums has writers to serve, too
 
 
@@ -36,8 +34,8 @@ class Queue:
     def __repr__(self) -> str:
         return f"<Queue of {self._context.ledger!r}>"
 
-    async def look(self, top: str) -> bool:
-        """Queue what is new in the directory *top*; False: some of it is not settled yet.
+    async def look(self, top: str) -> None:
+        """Queue what is new in the directory *top*, but for what is open for writing.
 
         Raises: what the catalogue raises (nothing is queued then), Unreachable (the journal cannot
         be written)
@@ -50,17 +48,10 @@ class Queue:
         named = {one.path: did for one in fresh if (did := self._named(one)) is not None}
         ready = [one for one in fresh if one.path in named]
         if ready:
-            plan = await self._arranged(ready, collected)
-            for collection in _collections(plan):
-                if collection.did not in context.ledger.journal.collections:
-                    context.ledger.journal.put_collection(collection)
+            datasets = await self._datasets(ready, collected)
             for one in ready:
-                await self._add(one, named[one.path], plan.dataset_of[one.path])
+                await self._add(one, named[one.path], datasets[one.path])
         await context.ledger.journal.commit()
-        return all(
-            context.ledger.of_file(one.ino) is not None or one.options.upload == "never"
-            for one in fresh
-        )
 
     def _is_new(self, found: Found) -> bool:
         """Whether a file is to be queued.  What its old bytes had come to is dropped."""
@@ -105,16 +96,15 @@ class Queue:
             return None
         return did
 
-    async def _arranged(self, files: Sequence[Found], collected: Collected) -> Arrangement:
+    async def _datasets(
+        self, files: Sequence[Found], collected: Collected
+    ) -> Mapping[str, DID | None]:
         chosen: dict[str, DID | None] = {}
         for one in files:
             if one.options.dataset is not None:
                 chosen[one.path] = self._chosen(one, naming.did_of(one.path))
         paths = [one.path for one in files]
-        above = {naming.did_of(path) for path in _above(paths)}
-        roots = {DID(did.scope, did.name + naming.ROOT) for did in above}
-        existing = await self._existing(above | roots | {*filter(None, chosen.values())})
-        return naming.arrange(paths, collected.has_directories, existing, chosen)
+        return await datasets_for(self._context, paths, collected.has_directories, chosen)
 
     def _chosen(self, found: Found, did: DID) -> DID | None:
         """The dataset that its user has said, if that is so.  Raises: BadName"""
@@ -122,15 +112,6 @@ class Queue:
             return None
         named = options.dataset_did(did.scope, found.options.dataset)
         return None if named is None else DID(*named)
-
-    async def _existing(self, dids: set[DID]) -> Mapping[DID, DIDType]:
-        """Which of *dids* are collections already, as the journal or Rucio knows."""
-        context = self._context
-        known = context.ledger.journal.collections
-        found = {did: known[did].type for did in dids if did in known}
-        infos, _ = await infos_of(context, sorted(dids - found.keys()))
-        found |= {did: one.type for did, one in infos.items() if one.type.is_collection}
-        return found
 
     async def _add(self, found: Found, did: DID, dataset: DID | None) -> None:
         """Make an upload of *found*, unless it changes while it is read."""
@@ -143,16 +124,17 @@ class Queue:
         except FileNotFoundError:
             return  # renamed or removed: that is told of by itself
         except OSError as exc:
-            record.adler32 = ""
             context.ledger.add(record)
             context.ledger.stop(record, f"{found.path} cannot be read from staging: {exc.strerror}")
             return
         is_open = context.staged.is_open_for_writing(found.ino)
         if value is None or is_open or context.ledger.of_file(found.ino) is not None:
             return
-        record.adler32 = f"{value:08x}"
+        record.adler32 = value
         record.state = State.QUEUED
         context.ledger.add(record)
+        if found.ino in context.staged.unfinished:
+            context.staged.finished(found.ino)  # its user has said so
         context.events.note("queued", did, path=found.path)
 
     def _record(self, found: Found, did: DID) -> Record:
@@ -173,26 +155,11 @@ class Queue:
         )
 
 
-def _above(paths: Sequence[str]) -> set[str]:
-    """All directories below scopes that *paths* lie in."""
-    return {one for path in paths for one in options.directories(path) if "/" in one}
-
-
-def _collections(plan: Arrangement) -> list[Collection]:
-    return [
-        Collection(did, type, plan.parent_of.get(did)) for did, type in plan.collections.items()
-    ]
-
-
-def _settled(path: Path, found: Found) -> int | None:
+def _settled(path: Path, found: Found) -> str | None:
     """adler32 of a file whose bytes are on disk now; None if it is not as it was found."""
     with path.open("rb", buffering=0) as file:
         os.fsync(file.fileno())
-        value = checksums.EMPTY
-        buffer = bytearray(min(_STEP, max(1, found.size)))
-        view = memoryview(buffer)
-        while count := file.readinto(buffer):
-            value = checksums.adler32(view[:count], value)
+        value = adler32_of(file, found.size)
         status = os.fstat(file.fileno())
     seen = (status.st_ino, status.st_size, status.st_mtime_ns)
     return value if seen == (found.ino, found.size, found.mtime_ns) else None

@@ -59,7 +59,8 @@ class Record:
     removed from staging.  *rse* is where it is uploaded to, *rule* the RSE expression that is to
     keep it.  It *is_stopped* when only a user can help, and *error* says why; else *error* is what
     the next attempt has to overcome.  *sent* is how much of it is on storage; *is_direct*: to its
-    final name, where the storage does not rename.  What lies under that name *is_placed* by us.
+    final name, where the storage does not rename.  What lies under that name *is_placed* by us, and
+    nobody else knows of it.
     *done_at* (s since the epoch) it was in the lake; its bytes in staging may then be
     *is_given_up*.  What *is_in_place* was never sent: it lies at *rse* already, where *url* is its
     PFN, and the rule *keeper* keeps it there until it *is_released*.  *lies_at* is its path on this

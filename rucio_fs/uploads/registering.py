@@ -20,6 +20,7 @@ from rucio_fs.catalogue.registry import NewCollection, NewFile
 from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas
 from rucio_fs.errors import (
     Differs,
+    LoginFailed,
     NoTarget,
     NotFound,
     NotYetHere,
@@ -28,10 +29,10 @@ from rucio_fs.errors import (
     RuleExists,
     Unreachable,
 )
-from rucio_fs.uploads.context import SCHEMES, Context, is_passing
+from rucio_fs.uploads.context import SCHEMES, Context
 from rucio_fs.uploads.in_place import is_same
 from rucio_fs.uploads.leaving import Leaver
-from rucio_fs.uploads.looking import infos_of
+from rucio_fs.uploads.looking import infos_of, own_rule
 from rucio_fs.uploads.records import Collection, Record, State
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ K = TypeVar("K")
 
 RULES = 50
 """Rules in one request: Rucio takes 20 to 50 ms for each."""
+
+_OF_ALL = (Unreachable, LoginFailed)  # says nothing of one file, and is not asked for each of them
 
 Told = Callable[[Record, RucioFsError], None]
 """Is told of a record that something is in its way."""
@@ -184,7 +187,13 @@ class Registrar:
             )
             for one in records
         ]
-        await context.registry.add_files(context.who, rse, files)
+        try:
+            await context.registry.add_files(context.who, rse, files)
+        except Unreachable:
+            for record in records:
+                record.is_placed = False  # Rucio may know of it: it is not ours alone any more
+                context.ledger.journal.put(record)
+            raise
         for record in records:
             context.ledger.advance(record, State.REGISTERED)
 
@@ -304,7 +313,7 @@ class Registrar:
             if len(records) > 1:
                 raise
             did = records[0].did
-            ids = {did: await self._rule_on(did, expression)}
+            ids = {did: await own_rule(context, did, expression)}
         for record in records:
             record.rule_id = ids.get(record.did, "")
             context.ledger.advance(record, State.RULED)
@@ -320,19 +329,12 @@ class Registrar:
             try:
                 rule_id = (await context.rules.add_rules(context.who, [dataset], terms))[dataset]
             except RuleExists:
-                rule_id = await self._rule_on(dataset, expression)
+                rule_id = await own_rule(context, dataset, expression)
             collection.rules[expression] = rule_id
             context.ledger.journal.put_collection(collection)
         for record in records:
             record.rule_id = rule_id
             context.ledger.advance(record, State.RULED)
-
-    async def _rule_on(self, did: DID, expression: str) -> str:
-        context = self._context
-        for rule in await context.rules.rules_of(context.who, did):
-            if (rule.account, rule.rse_expression) == (context.terms.account, expression):
-                return rule.id
-        return ""
 
     # --- what goes wrong for one of many ---------------------------------------------------------
 
@@ -345,7 +347,7 @@ class Registrar:
         try:
             await step(records)
         except RucioFsError as exc:
-            if is_passing(exc) and isinstance(exc, Unreachable):
+            if isinstance(exc, _OF_ALL):
                 raise
             if len(records) == 1:
                 self._told(records[0], exc)
@@ -365,7 +367,7 @@ class Registrar:
         try:
             await step
         except RucioFsError as exc:
-            if is_passing(exc) and isinstance(exc, Unreachable):
+            if isinstance(exc, _OF_ALL):
                 raise
             for record in records:
                 self._told(record, exc)

@@ -17,12 +17,12 @@ from rucio_fs.catalogue.registering import EVERYBODYS
 from rucio_fs.did import DID, Identity
 from rucio_fs.errors import BadName, NoTarget, Refused, RucioFsError, Unreachable
 from rucio_fs.scratch.threads import in_thread
-from rucio_fs.uploads import lying, naming
+from rucio_fs.uploads import lying
+from rucio_fs.uploads.arranging import datasets_for
 from rucio_fs.uploads.context import BATCH, SCHEMES, Context
-from rucio_fs.uploads.looking import infos_of
-from rucio_fs.uploads.lying import Lying, Request, Tree
+from rucio_fs.uploads.lying import Lying, Request
 from rucio_fs.uploads.places import Place
-from rucio_fs.uploads.records import Collection, Record, State
+from rucio_fs.uploads.records import Record, State
 
 log = logging.getLogger(__name__)
 
@@ -147,12 +147,14 @@ class Registrations:
         pfns = self._pfns(job, place, named)
         await self._check_places(job, place, named, pfns)
         ready = [file for file in named if file in pfns]
-        datasets = await self._arranged(ready, tree, named, chosen)
+        names = [file.name for file in ready]
+        wanted = {} if chosen is None else dict.fromkeys(names, chosen)
+        datasets = await datasets_for(context, names, tree.has_directories, wanted)
         batch: list[Record] = []
         for file in ready:
             record = self._record(job, place, file.path, named[file])
             record.size, record.mtime_ns = file.size, file.mtime_ns
-            record.url, record.dataset = pfns[file], datasets[file]
+            record.url, record.dataset = pfns[file], datasets[file.name]
             try:
                 record.adler32 = await in_thread(partial(lying.read, file))
             except Refused as exc:
@@ -210,25 +212,6 @@ class Registrations:
             del pfns[file]
             self._fail(job, place, file.path, named[file], words)
 
-    async def _arranged(
-        self, files: Sequence[Lying], tree: Tree, named: dict[Lying, DID], chosen: DID | None
-    ) -> dict[Lying, DID | None]:
-        context, journal = self._context, self._context.ledger.journal
-        above = {naming.did_of(one) for file in files for one in _directories(file.name)}
-        roots = {DID(did.scope, did.name + naming.ROOT) for did in above}
-        asked = sorted(above | roots | ({chosen} if chosen is not None else set()))
-        infos, _ = await infos_of(context, asked)
-        existing = {did: one.type for did, one in infos.items() if one.type.is_collection}
-        known = journal.collections
-        existing |= {did: known[did].type for did in asked if did in known}
-        names = [file.name for file in files]
-        wanted = {} if chosen is None else dict.fromkeys(names, chosen)
-        plan = naming.arrange(names, tree.has_directories, existing, wanted)
-        for did, type in plan.collections.items():
-            if did not in journal.collections:
-                journal.put_collection(Collection(did, type, plan.parent_of.get(did)))
-        return {file: plan.dataset_of[file.name] for file in files}
-
     # --- records ---------------------------------------------------------------------------------
 
     def _record(self, job: Job, place: Place, path: Path, did: DID) -> Record:
@@ -267,9 +250,3 @@ def _real(path: Path) -> Path:
         return path.resolve(strict=True)
     except (OSError, RuntimeError) as exc:
         raise Refused(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
-
-
-def _directories(name: str) -> list[str]:
-    """The directories of *name* below its scope, the outermost first."""
-    parts = name.split("/")[:-1]
-    return ["/".join(parts[:count]) for count in range(2, len(parts) + 1)]

@@ -230,7 +230,7 @@ def test_a_power_failure_is_not_forgotten_by_a_kill(
     text = log_file.read_text().replace(this_boot(), "an earlier boot")
     log_file.write_text(text)
     killed(area, "assert staging.was_cut")
-    killed(area, "assert staging.was_cut; staging.trust()")
+    killed(area, "assert staging.was_cut; staging.doubt({})")
     killed(area, "assert not staging.was_cut")
 
 

@@ -43,7 +43,7 @@ class FakeStaged:
         return ino in self.writing
 
     def finished(self, ino: int) -> None:
-        self.unfinished.pop(ino, None)
+        del self.unfinished[ino]
 
 
 class Bench:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from rucio_fs.did import DID
-from rucio_fs.uploads import collecting
+from rucio_fs.uploads import (
+    collecting,
+    giving_up,
+    leaving,
+    queueing,
+    registrations,
+)
+from rucio_fs.uploads import journal as journals
 from rucio_fs.uploads.journal import Journal
 from rucio_fs.uploads.ledger import Ledger
 from rucio_fs.uploads.records import Record, State
+from tests.unit.uploads.bench import Bench
 
 NewRecord = Callable[..., Record]
+MakeBench = Callable[..., Bench]
 
 
 def new_record(number: int, **facts: Any) -> Record:
@@ -25,6 +36,45 @@ def new_record(number: int, **facts: Any) -> Record:
     known: dict[str, Any] = {"path": path, "ino": 1000 + number, "did": DID("s", path[2:])}
     known |= {"size": 100, "mtime_ns": 1, "ctime_ns": 1, "since": 0.0}
     return Record(number, **(known | facts))
+
+
+@pytest.fixture
+def clock() -> MockClock:
+    """Time goes on when nothing else does.  pytest-trio wants each test to name it."""
+    return MockClock(autojump_threshold=0)
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs in threads would not be waited for by that clock."""
+
+    async def at_once(call: Callable[[], Any]) -> Any:
+        await trio.lowlevel.checkpoint()
+        return call()
+
+    for module in (journals, giving_up, leaving, registrations):
+        monkeypatch.setattr(module, "in_thread", at_once)
+    monkeypatch.setattr(queueing, "_in_thread", at_once)
+
+
+@pytest.fixture
+async def make(tmp_path: Path, nursery: trio.Nursery, no_threads: None) -> AsyncIterator[MakeBench]:
+    """Makes uploads that run: ``make(base=Options(...))``; see `Context` for what can be said."""
+    made: list[Bench] = []
+
+    def bench(**changes: Any) -> Bench:
+        made.append(Bench(tmp_path, nursery, **changes))
+        made[-1].run()
+        return made[-1]
+
+    yield bench
+    for one in made:
+        await one.stop()
+
+
+@pytest.fixture
+def bench(make: MakeBench) -> Bench:
+    return make()
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import pytest
 import trio
@@ -14,50 +12,14 @@ from trio.testing import MockClock
 
 from rucio_fs.depot.failures import Full
 from rucio_fs.did import DID, DIDType, RuleState
-from rucio_fs.errors import Denied, Unreachable
-from rucio_fs.uploads import journal, queueing
+from rucio_fs.errors import Denied, LoginFailed, Unreachable
 from rucio_fs.uploads.context import SCHEMES
 from rucio_fs.uploads.options import Options
-from rucio_fs.uploads.records import Record
+from rucio_fs.uploads.records import Record, State
 from rucio_fs.uploads.resuming import resume
 from tests.fakes import MY
 from tests.unit.uploads.bench import Bench
-
-Make = Callable[..., Bench]
-
-
-@pytest.fixture
-def clock() -> MockClock:
-    """Time goes on when nothing else does.  pytest-trio wants each test to name it."""
-    return MockClock(autojump_threshold=0)
-
-
-@pytest.fixture
-async def make(
-    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Make]:
-    async def at_once(call: Callable[[], Any]) -> Any:
-        """What runs in threads would not be waited for by that clock."""
-        await trio.lowlevel.checkpoint()
-        return call()
-
-    monkeypatch.setattr(journal, "in_thread", at_once)
-    monkeypatch.setattr(queueing, "_in_thread", at_once)
-    made: list[Bench] = []
-
-    def bench(**changes: Any) -> Bench:
-        made.append(Bench(tmp_path, nursery, **changes))
-        made[-1].run()
-        return made[-1]
-
-    yield bench
-    for one in made:
-        await one.stop()
-
-
-@pytest.fixture
-def bench(make: Make) -> Bench:
-    return make()
+from tests.unit.uploads.conftest import MakeBench
 
 
 async def test_a_saved_file_is_in_the_lake(clock: MockClock, bench: Bench) -> None:
@@ -392,7 +354,7 @@ async def test_a_file_that_changes_behind_our_back(clock: MockClock, bench: Benc
     assert bench.litter() == []
 
 
-async def test_the_rule_is_stuck_and_goes_on(clock: MockClock, make: Make) -> None:
+async def test_the_rule_is_stuck_and_goes_on(clock: MockClock, make: MakeBench) -> None:
     bench = make(base=Options(rse="COLO", rule="REM1"))
     did = bench.save("s/run/a", b"mine")
     await bench.until("s/run/a", "REPLICATING")
@@ -407,7 +369,7 @@ async def test_the_rule_is_stuck_and_goes_on(clock: MockClock, make: Make) -> No
     await bench.done("s/run/a")
 
 
-async def test_the_rule_is_deleted(clock: MockClock, make: Make) -> None:
+async def test_the_rule_is_deleted(clock: MockClock, make: MakeBench) -> None:
     bench = make(base=Options(rse="COLO", rule="REM1"))
     did = bench.save("s/run/a", b"mine")
     run = DID("s", "run")
@@ -472,7 +434,7 @@ async def test_a_sidecar_becomes_metadata(clock: MockClock, bench: Bench) -> Non
     assert DID("s", "run/a.meta") not in bench.lake._records
 
 
-async def test_no_storage_is_named(clock: MockClock, make: Make) -> None:
+async def test_no_storage_is_named(clock: MockClock, make: MakeBench) -> None:
     bench = make(base=Options())
     bench.save("s/run/a", b"mine")
     record = await bench.until("s/run/a", "FAILED")
@@ -564,3 +526,75 @@ async def test_a_storage_that_is_closed_for_writing(clock: MockClock, bench: Ben
     bench.registry.rses["REM1"] = replace(bench.registry.rses["REM1"], is_writable=True)
     await bench.done("s/closed/a")
     assert bench.is_in_lake(did, b"1", "REM1")
+
+
+@pytest.mark.parametrize("method", ["add_files", "attach"])
+async def test_an_expired_token_is_not_tried_for_each_file(
+    clock: MockClock, bench: Bench, method: str
+) -> None:
+    """It is about none of them: a few logins an hour, and then all go on."""
+    paths = [f"s/run/f{number}" for number in range(100)]
+    for path in paths:
+        bench.save(path, path.encode())
+    bench.registry.errors[method] = LoginFailed("the token has expired: renew it in /tmp/token")
+    await trio.sleep(1000)
+    assert bench.registry.calls[method] <= 25
+    assert bench.engine.rucio.reason.startswith("the token has expired")
+    assert not any(record.is_stopped for record in bench.ledger)
+    del bench.registry.errors[method]
+    await bench.done(*paths)
+
+
+async def test_a_replica_that_is_lost_is_sent_again(
+    clock: MockClock, make: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rucio is told of no bytes that may not be on storage any more."""
+    bench = make(base=Options(rse="COLO", rule="REM1"))
+    did = bench.save("s/run/a", b"mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.lake, "content", away)
+        await bench.until("s/run/a", "REPLICATING")
+        bench.lake.drop_replica(did, "COLO")
+        bench.rules.end(bench.rules.ids()[0])
+        bench.depot.objects.clear()
+    await bench.until("s/run/a", State.UPLOADING)
+    await bench.until("s/run/a", State.RULED)
+    assert bench.is_in_lake(did, b"mine")
+
+
+async def test_a_replica_that_is_lost_with_its_file(
+    clock: MockClock, make: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(base=Options(rse="COLO", rule="REM1"))
+    did = bench.save("s/run/a", b"mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.lake, "content", away)
+        record = await bench.until("s/run/a", "REPLICATING")
+        (bench.staged.tree / "s/run/a").unlink()
+        bench.ledger.let_go(record)
+        bench.lake.drop_replica(did, "COLO")
+        bench.depot.objects.clear()
+    with trio.fail_after(1000):
+        while not record.is_stopped:
+            await bench.ledger.news()
+    assert "save it again" in record.error
+    assert "COLO" not in bench.lake.states(did)
+
+
+async def away(*args: object) -> NoReturn:
+    raise AWAY
+
+
+async def test_what_rucio_may_know_of_is_not_taken_away(clock: MockClock, bench: Bench) -> None:
+    """Its answer was lost, and the next one was another."""
+    bench.save("s/run/a", b"mine")
+    bench.registry.errors["add_files"] = AWAY
+    record = await bench.until("s/run/a", State.STORED)
+    with trio.fail_after(1000):
+        while not bench.engine.rucio.reason:
+            await trio.testing.wait_all_tasks_blocked()
+    bench.registry.errors["add_files"] = Denied("alice may not add replicas at COLO")
+    await bench.until("s/run/a", "FAILED")
+    bench.ledger.drop(record)
+    await trio.sleep(1000)
+    assert len(bench.depot.objects) == 1

@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from rucio_fs.uploads import giving_up, journal, queueing
+from rucio_fs.uploads import giving_up
 from rucio_fs.uploads.giving_up import GivingUp, punch
 from rucio_fs.uploads.resuming import resume
 from tests.unit.uploads.bench import Bench
 
 DATA = os.urandom(100_000)
-
-
-@pytest.fixture
-def clock() -> MockClock:
-    return MockClock(autojump_threshold=0)
-
-
-@pytest.fixture
-async def bench(
-    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Bench]:
-    async def at_once(call: Callable[[], Any]) -> Any:
-        await trio.lowlevel.checkpoint()
-        return call()
-
-    for module in (journal, giving_up):
-        monkeypatch.setattr(module, "in_thread", at_once)
-    monkeypatch.setattr(queueing, "_in_thread", at_once)
-    bench = Bench(tmp_path, nursery)
-    bench.run()
-    yield bench
-    await bench.stop()
 
 
 class Opened:

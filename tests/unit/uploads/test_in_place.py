@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from trio.testing import MockClock
 
 from rucio_fs.did import DID, RuleState
 from rucio_fs.errors import Denied, Differs, Sealed, Unreachable, UsageError
-from rucio_fs.uploads import journal, leaving, queueing
 from rucio_fs.uploads.giving_up import GivingUp
 from rucio_fs.uploads.in_place import InPlace, Lock, prepare, refuse_link
 from rucio_fs.uploads.options import Options
@@ -23,30 +21,14 @@ from rucio_fs.uploads.places import Place
 from rucio_fs.uploads.records import State
 from rucio_fs.uploads.resuming import resume
 from tests.unit.uploads.bench import Bench
+from tests.unit.uploads.conftest import MakeBench
 
 RSE = "COLO_NDSCRATCHDISK"
-Make = Callable[..., Bench]
 
 
 @pytest.fixture
-def clock() -> MockClock:
-    """Time goes on when nothing else does.  pytest-trio wants each test to name it."""
-    return MockClock(autojump_threshold=0)
-
-
-@pytest.fixture
-async def make(
-    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Make]:
-    async def at_once(call: Callable[[], Any]) -> Any:
-        """What runs in threads would not be waited for by that clock."""
-        await trio.lowlevel.checkpoint()
-        return call()
-
-    monkeypatch.setattr(journal, "in_thread", at_once)
-    monkeypatch.setattr(queueing, "_in_thread", at_once)
-    monkeypatch.setattr(leaving, "in_thread", at_once)
-    made: list[Bench] = []
+def make(make: MakeBench, tmp_path: Path) -> MakeBench:
+    """Makes uploads of what lies on an RSE already."""
 
     def bench(**changes: Any) -> Bench:
         tree = tmp_path / "tree"
@@ -54,21 +36,11 @@ async def make(
         tree.chmod(0o777)
         place = Place(RSE, tmp_path, "davs://colo/nd/", False)
         options = Options(rse=RSE, rule="REM1")
-        made.append(
-            Bench(tmp_path, nursery, in_place=InPlace(place, tree), base=options, **changes)
-        )
-        made[-1].rules.expressions["*"] |= {RSE}
-        made[-1].run()
-        return made[-1]
+        made: Bench = make(in_place=InPlace(place, tree), base=options, **changes)
+        made.rules.expressions["*"] |= {RSE}
+        return made
 
-    yield bench
-    for one in made:
-        await one.stop()
-
-
-@pytest.fixture
-def bench(make: Make) -> Bench:
-    return make()
+    return bench
 
 
 async def test_what_is_saved_is_registered_where_it_lies(clock: MockClock, bench: Bench) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
 
-import pytest
 import trio
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -269,11 +268,6 @@ def test_any_order_of_everything(tmp_path: Path) -> None:
 
 
 # --- what the model does not see ------------------------------------------------------------------
-
-
-@pytest.fixture
-def clock() -> MockClock:
-    return MockClock(autojump_threshold=0)
 
 
 async def test_the_longest_ready_comes_first(

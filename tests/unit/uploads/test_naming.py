@@ -54,7 +54,6 @@ PATHS = st.lists(FILENAMES, min_size=2, max_size=4).map("/".join)
 def test_a_name_is_the_path_below_the_scope() -> None:
     assert naming.did_of("user.alice/run1/a/hits.root") == DID("user.alice", "run1/a/hits.root")
     assert naming.did_of("s/50%25") == DID("s", "50%")
-    assert naming.scope_of("user.alice/run1/a") == "user.alice"
 
 
 def test_a_scope_is_no_did() -> None:

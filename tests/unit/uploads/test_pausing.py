@@ -14,11 +14,6 @@ from rucio_fs.uploads.pausing import Pause, backoff
 
 
 @pytest.fixture
-def clock() -> MockClock:
-    return MockClock(autojump_threshold=0)
-
-
-@pytest.fixture
 def even(monkeypatch: pytest.MonkeyPatch) -> None:
     """No chance: every pause is as long as it may be."""
     monkeypatch.setattr(random, "uniform", lambda low, high: high)

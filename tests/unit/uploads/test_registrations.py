@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from trio.testing import MockClock
 from lake.rses import hash_path
 from rucio_fs.did import DID, DIDType, Identity
 from rucio_fs.errors import Refused, Unreachable
-from rucio_fs.uploads import journal, leaving, registrations
 from rucio_fs.uploads.places import Place
 from rucio_fs.uploads.registrations import Registrations
 from tests.fakes import MY
@@ -74,29 +73,11 @@ class Office:
 
 
 @pytest.fixture
-def clock() -> MockClock:
-    """Time goes on when nothing else does.  pytest-trio wants each test to name it."""
-    return MockClock(autojump_threshold=0)
-
-
-@pytest.fixture
-async def office(
-    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Office]:
-    async def at_once(call: Callable[[], Any]) -> Any:
-        """What runs in threads would not be waited for by that clock."""
-        await trio.lowlevel.checkpoint()
-        return call()
-
-    for module in (journal, leaving, registrations):
-        monkeypatch.setattr(module, "in_thread", at_once)
+async def office(tmp_path: Path, nursery: trio.Nursery, bench: Bench) -> AsyncIterator[Office]:
     (tmp_path / "nd").mkdir()
-    bench = Bench(tmp_path, nursery)
-    bench.run()
     office = Office(bench, FakeMounted(tmp_path / "nd"))
     nursery.start_soon(office.registrations.run)
     yield office
-    await bench.stop()
     nursery.cancel_scope.cancel()
 
 

@@ -13,11 +13,6 @@ from rucio_fs.uploads.settling import Settling
 
 
 @pytest.fixture
-def clock() -> MockClock:
-    return MockClock(autojump_threshold=0)
-
-
-@pytest.fixture
 def settling() -> Settling:
     return Settling(5, 60)
 

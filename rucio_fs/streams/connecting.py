@@ -1,0 +1,47 @@
+"""Making a connection to a storage that another thread can end at any moment.  Blocking."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+
+
+def connect(
+    host: str,
+    port: int,
+    context: Callable[[], ssl.SSLContext] | None,
+    timeout: float,
+    watch: Callable[[socket.socket], None],
+) -> socket.socket:
+    """A connection to *host*, over TLS where a *context* is made for it.
+
+    *watch* is told of each socket before something is waited for on it, and raises OSError if it
+    is not wanted any more.  *timeout* (s) is that of each step.
+
+    Raises: OSError; ssl.SSLCertVerificationError at once, whatever other addresses there are
+    """
+    failure: OSError | None = None
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM
+    ):
+        found = socket.socket(family, kind, protocol)
+        try:
+            watch(found)
+            found.settimeout(timeout)
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            found.connect(address)
+            if context is not None:
+                found = context().wrap_socket(
+                    found, server_hostname=host, do_handshake_on_connect=False
+                )
+                watch(found)
+                found.do_handshake()
+        except OSError as exc:
+            found.close()
+            if isinstance(exc, ssl.SSLCertVerificationError):
+                raise
+            failure = exc
+        else:
+            return found
+    raise failure or OSError("no address")
