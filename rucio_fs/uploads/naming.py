@@ -84,7 +84,9 @@ def arrange(
             dataset = chosen[path]
             into = None if dataset is None else planner.dataset_named(dataset)
             planner.plan.dataset_of[path] = into
-    return planner.plan
+    plan = planner.plan
+    plan.collections = dict(sorted(plan.collections.items()))  # a child's name begins as its parent's
+    return plan
 
 
 class _Planner:

@@ -194,6 +194,15 @@ def test_a_chosen_directory_comes_after_what_it_is_in() -> None:
     assert plan.parent_of == {did("run/a"): did("run")}
 
 
+def test_a_container_comes_before_what_is_in_it_whoever_named_it_first() -> None:
+    plan = arrange(
+        "s/x/f", "s/x/g", chosen={"s/x/f": "a__root", "s/x/g": "a"}, existing={"a": CONTAINER}
+    )
+    assert plan.dataset_of == {"s/x/f": did("a__root"), "s/x/g": did("a__root")}
+    assert list(plan.collections) == [did("a"), did("a__root")]
+    assert plan.parent_of == {did("a__root"): did("a")}
+
+
 # --- any tree -------------------------------------------------------------------------------------
 
 _PARTS = st.sampled_from(["a", "b", "c"])
