@@ -85,7 +85,8 @@ def arrange(
             into = None if dataset is None else planner.dataset_named(dataset)
             planner.plan.dataset_of[path] = into
     plan = planner.plan
-    plan.collections = dict(sorted(plan.collections.items()))  # a child's name begins as its parent's
+    # A child's name begins with its parent's.
+    plan.collections = dict(sorted(plan.collections.items()))
     return plan
 
 
