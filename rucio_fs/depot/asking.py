@@ -34,7 +34,8 @@ class Request:
     """What is asked of the server at *where*.
 
     *patience* (s) is added to the time it may be silent before it answers.  *progress* is told how
-    many bytes of *body* are sent.  *consume* reads the body of an answer with status 200.
+    many bytes of *body* are sent.  *consume* reads the body of an answer with status 200.  *rest*
+    is how long (s) the connection is left alone after the answer.
     """
 
     method: str
@@ -44,6 +45,7 @@ class Request:
     patience: float = 0.0
     progress: Callable[[int], None] | None = None
     consume: Callable[[Answer], None] | None = None
+    rest: float = 0.0
 
     def __repr__(self) -> str:
         return f"<{self.method} {shown(self.where)}>"
@@ -164,7 +166,7 @@ class Asker:
             finally:
                 hangup.let_go()
                 if is_reusable:
-                    self._keep(connection)
+                    self._keep(connection, request.rest)
                 else:
                     connection.close()
 
@@ -173,17 +175,27 @@ class Asker:
     def _take(self, origin: Origin) -> Connection:
         self._end_idle(_IDLE)
         while True:
-            with self._lock:
-                found = self._idle[origin].pop() if self._idle[origin] else None
+            found = self._latest(origin)
             if found is None:
                 return Connection(origin, self._credentials.tls, self._timeout)
             if found.is_alive:
                 return found
             found.close()
 
-    def _keep(self, connection: Connection) -> None:
+    def _latest(self, origin: Origin) -> Connection | None:
+        now = time.monotonic()
+        with self._lock:
+            idle = self._idle[origin]
+            for found in reversed(idle):
+                if found.rests_until <= now:
+                    idle.remove(found)
+                    return found
+        return None
+
+    def _keep(self, connection: Connection, rest: float) -> None:
         connection.is_kept = True
         connection.idle_since = time.monotonic()
+        connection.rests_until = connection.idle_since + rest
         with self._lock:
             if not self._is_closed:
                 self._idle[connection.origin].append(connection)

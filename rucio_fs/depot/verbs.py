@@ -28,6 +28,11 @@ _NO_PARENT = (404, 409)
 _NO_PARENT_TO_MOVE = (404, 409, 500)  # 500: Apache
 _NO_MOVE = (403, 405, 501)
 _PASSING = (401, 403, 408, 425, 429, 500, 502, 503, 504)  # say nothing of checksums
+# XRootD answers with a checksum from a thread that is not done with the connection by then: what
+# comes at once over the same one is never answered, or ends the server.  Seen with 5.5.3 every
+# 300 to 3,000 files, and never in 12,000 with 2 ms between.
+# Source: https://github.com/xrootd/xrootd/issues/2503
+_REST = 0.02  # s
 _PACE = 50e6  # bytes/s at which a storage surely reads, or stows away, what it has
 
 
@@ -64,7 +69,11 @@ def put(
 def told_adler32(asker: Asker, where: Address, hangup: Hangup, size: int) -> str | None:
     """See `Depot.adler32`."""
     request = Request(
-        method="HEAD", where=where, headers={"Want-Digest": "adler32"}, patience=size / _PACE
+        method="HEAD",
+        where=where,
+        headers={"Want-Digest": "adler32"},
+        patience=size / _PACE,
+        rest=_REST,
     )
     reply = asker.ask(request, hangup)
     if reply.status in (*_MISSING, *_PASSING):

@@ -60,6 +60,7 @@ class Connection:
         self.origin = origin
         self.is_kept = False  # it has brought an answer before
         self.idle_since = 0.0
+        self.rests_until = 0.0
         self._tls = tls
         self._timeout = timeout
         self._socket: socket.socket | None = None

@@ -258,7 +258,10 @@ async def test_a_deletion_that_fails_is_none(depot: Depot, plain: Store, status:
 # --- connections ---------------------------------------------------------------------------------
 
 
-async def test_a_file_needs_one_connection(depot: Depot, store: Store, file: Path) -> None:
+async def test_a_file_needs_one_connection(
+    depot: Depot, store: Store, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verbs, "_REST", 0)
     await depot.put(f"{store.url}/f.part", file, 300_000)
     await depot.adler32(f"{store.url}/f.part", 300_000)
     await depot.read_back(f"{store.url}/f.part", 300_000)
@@ -267,6 +270,17 @@ async def test_a_file_needs_one_connection(depot: Depot, store: Store, file: Pat
     assert store.connections == 1
     depot.close()
     await trio.to_thread.run_sync(store.wait, lambda store: store.open == 0)
+
+
+async def test_a_connection_rests_after_a_checksum(
+    depot: Depot, store: Store, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verbs, "_REST", 1000)
+    await depot.put(f"{store.url}/f", file, 300_000)
+    await depot.adler32(f"{store.url}/f", 300_000)
+    await depot.size(f"{store.url}/f")
+    await depot.size(f"{store.url}/f")
+    assert [one.connection for one in store.requests] == [1, 1, 2, 2]
 
 
 async def test_a_connection_that_was_ended_meanwhile_is_replaced(
