@@ -90,17 +90,73 @@ PROGRAMS = {
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_what_programs_save_is_in_the_lake(saver: SaverMaker, program: str) -> None:
     """Every file that is there when they have ended, with the bytes it has then."""
-    if shutil.which(program) is None and program not in ("editor", "git"):
+    if shutil.which(program) is None and program != "editor":
         pytest.skip(f"{program} is not installed")
     site = saver(scratch__delay="2s")
     site.sh(PROGRAMS[program], f"rucio-fs-{site.scope}")
-    files = site.files("run")
+    _is_in_the_lake(site, "run")
+
+
+# Each writes to *path* in several goes, the way its users do, and leaves one file.
+FORMATS = {
+    "h5py": """
+import h5py
+with h5py.File(path, 'w') as store:
+    store.create_dataset('x', data=range(1000), maxshape=(None,), chunks=(100,))
+for _ in range(5):
+    with h5py.File(path, 'a') as store:
+        data = store['x']; old = len(data)
+        data.resize((old + 1000,)); data[old:] = range(1000)
+""",
+    "astropy": """
+import numpy
+from astropy.io import fits
+fits.writeto(path, numpy.zeros((640, 64), dtype='f4'))
+with fits.open(path, mode='update', memmap=True) as image:  # through a shared mapping
+    image[0].data[3, 4] = 7; image[0].header['OBJECT'] = 'M31'
+with fits.open(path, mode='append') as image:
+    image.append(fits.ImageHDU(numpy.ones(10)))
+""",
+    "sqlite3": """
+import sqlite3
+base = sqlite3.connect(path)
+base.execute(f'pragma journal_mode={journal}')
+base.execute('create table t(x integer)')
+base.executemany('insert into t values (?)', [(i,) for i in range(10_000)]); base.commit()
+base.execute('delete from t where x >= 5000'); base.rollback()
+base.execute('update t set x = x + 1'); base.commit()
+base.close()
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "journal"),
+    [("h5py", None), ("astropy", None), ("sqlite3", "delete"), ("sqlite3", "wal")],
+)
+def test_what_libraries_save_is_in_the_lake(
+    saver: SaverMaker, module: str, journal: str | None
+) -> None:
+    pytest.importorskip(module)
+    site = saver(scratch__delay="2s")
+    site.sh("mkdir run")
+    path = site.path("run/saved")
+    code = f"path, journal = ARGS\n{FORMATS[module]}\nshow(None)"
+    assert site.mount.python(code, path, journal) is None
+    assert _is_in_the_lake(site, "run").keys() == {"run/saved"}
+
+
+def _is_in_the_lake(site: Saving, directory: str) -> dict[str, bytes]:
+    """What was saved there, once it is on storage and in Rucio, and is read as everybody does."""
+    files = site.files(directory)
     assert files
     site.done()
     for name, data in files.items():
         site.check(name, data, rse="COLO_SCRATCHDISK")
-    assert site.files("run") == files
+    assert site.files(directory) == files
+    assert site.in_catalogue(directory) == files
     assert site.litter() == []
+    return files
 
 
 def test_no_room_is_told_when_a_file_is_made(saver: SaverMaker, lab: RuleLab) -> None:
