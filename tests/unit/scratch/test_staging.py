@@ -353,6 +353,28 @@ async def test_bytes_written_are_bytes_read(staging: Staging, size: int) -> None
     opened.close()
 
 
+async def test_the_disk_begins_early_with_what_is_written_in_order(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files_module, "_EARLY", 3 << 20)
+    begun: list[tuple[int, int]] = []
+    whole = syscalls.begin_sync
+
+    def begin_sync(fd: int, offset: int, size: int) -> None:
+        whole(fd, offset, size)
+        begun.append((offset >> 20, size >> 20))
+
+    monkeypatch.setattr(syscalls, "begin_sync", begin_sync)
+    _, opened = create(staging, "f")
+    data = os.urandom(1 << 20)
+    for at in (0, 1, 2, 3, 4, 7, 9, 8, 9, 10, 11):  # MiB
+        await opened.write(at << 20, data)
+    assert begun == [(0, 3), (8, 3)]
+    opened.close()
+    expected = data * 5 + bytes(2 << 20) + data + data * 4
+    assert (staging.tree / "s/f").read_bytes() == expected
+
+
 async def test_a_full_disk_takes_what_it_can_and_then_says_so(
     staging: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
