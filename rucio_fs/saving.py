@@ -189,6 +189,11 @@ class Saving:
         uploads = self.uploads
         return UploadsFile("uploads", uploads.board.render, uploads.order, born_ns)
 
+    def start(self, nursery: trio.Nursery) -> None:
+        """Have everything running that goes on as long as the mount."""
+        nursery.start_soon(self.uploads.run)
+        nursery.start_soon(self.admission.run)
+
     def stop(self) -> None:
         """The mount has ended: who has files open for writing has not closed them."""
         self._staging.stop()

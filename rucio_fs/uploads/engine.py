@@ -15,6 +15,7 @@ import trio
 from rucio_fs.depot.failures import Full, Unauthorized
 from rucio_fs.errors import Corrupt, Differs, LoginFailed, RucioFsError, Unreachable
 from rucio_fs.uploads import naming
+from rucio_fs.uploads.checking import Checker
 from rucio_fs.uploads.confirming import Confirmer
 from rucio_fs.uploads.context import BATCH, Context, is_passing
 from rucio_fs.uploads.leaving import Leaver
@@ -52,6 +53,7 @@ class Engine:
         self._connections = connections
         self._queue = Queue(context)
         self._leaver = Leaver(context)
+        self._checker = Checker(context, self._told, self._changed)
         self._registrar = Registrar(context, self._told, self._leaver, self._changed)
         self._storer = Storer(context)
         self._confirmer = Confirmer(context, self._leaver)
@@ -72,7 +74,7 @@ class Engine:
                 nursery.start_soon(self._stores)
             earlier: tuple[State, ...] = ()
             for state, step in (
-                (State.QUEUED, self._registrar.check),
+                (State.QUEUED, self._checker.check),
                 (State.STORED, self._registrar.register),
                 (State.REGISTERED, self._registrar.attach),
                 (State.ATTACHED, self._registrar.rule),

@@ -1,50 +1,31 @@
 """What Rucio is told of files that are on storage: replicas, datasets, rules; hundreds a request.
 
 Each step takes records of one state and brings them to the next.  What fails for one is told of
-that one: a request that Rucio refuses is made again for halves of it.
+that one.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-from rucio_fs import checksums
 from rucio_fs.catalogue.registry import NewCollection, NewFile
-from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas
-from rucio_fs.errors import (
-    Differs,
-    LoginFailed,
-    NoTarget,
-    NotFound,
-    NotYetHere,
-    Refused,
-    RucioFsError,
-    RuleExists,
-    Unreachable,
-)
-from rucio_fs.uploads.context import SCHEMES, Context
+from rucio_fs.did import DID, DIDType
+from rucio_fs.errors import NotFound, RuleExists, Unreachable
+from rucio_fs.uploads.context import Context
 from rucio_fs.uploads.in_place import is_same
 from rucio_fs.uploads.leaving import Leaver
-from rucio_fs.uploads.looking import infos_of, own_rule
+from rucio_fs.uploads.looking import own_rule
 from rucio_fs.uploads.records import Collection, Record, State
+from rucio_fs.uploads.sharing import Told, all_or_none, by, each
 
 log = logging.getLogger(__name__)
-K = TypeVar("K")
 
 RULES = 50
 """Rules in one request: Rucio takes 20 to 50 ms for each."""
-
-_OF_ALL = (Unreachable, LoginFailed)  # says nothing of one file, and is not asked for each of them
-
-Told = Callable[[Record, RucioFsError], None]
-"""Is told of a record that something is in its way."""
 
 
 class Registrar:
@@ -65,112 +46,15 @@ class Registrar:
         self._told = told
         self._leaver = leaver
         self._on_change = on_change
-        self._token = secrets.token_hex(4)  # of this mount: its temporary names are nobody else's
 
     def __repr__(self) -> str:
         return f"<Registrar for {self._context.ledger!r}>"
 
-    # --- QUEUED: is it new, and where does it go -------------------------------------------------
-
-    async def check(self, records: Sequence[Record]) -> None:
-        """What the lake has already is not sent again; all else is given its place on storage."""
-        context, who = self._context, self._context.who
-        infos, refused = await infos_of(context, [record.did for record in records])
-        for record in [one for one in records if one.did in refused]:
-            words = f"{record.did}: Rucio takes no such name ({refused[record.did]}); rename it"
-            self._told(record, Refused(words))
-        records = [one for one in records if one.did not in refused]
-        known = [record for record in records if self._is_same(record, infos)]
-        # What lies in place has to be registered there all the same, so that Rucio removes it.
-        known = [record for record in known if not self._is_in_place(record)]
-        states: Mapping[DID, FileReplicas] = {}
-        if known:
-            states = await context.catalogue.replicas_of(who, [one.did for one in known])
-        present = []
-        for record in known:
-            found = states.get(record.did)
-            if found is not None and "AVAILABLE" in found.states.values():
-                present.append(record)
-        for record in present:
-            context.events.note("known", record.did, path=record.path)
-            context.ledger.advance(record, State.REGISTERED)
-        fresh = [one for one in records if one not in present and not one.is_stopped]
-        for rse, some in _by(fresh, lambda record: record.rse).items():
-            await self._each(some, partial(self._give_places, rse))
-
-    def _is_same(self, record: Record, infos: Mapping[DID, DIDInfo]) -> bool:
-        """Whether Rucio knows the file; stops it if Rucio knows another one of its name."""
-        info = infos.get(record.did)
-        if info is None:
-            return False
-        if info.type is not DIDType.FILE:
-            words = f"a {info.type.value.lower()} of that name is in the lake"
-        elif info.size != record.size or not checksums.is_same(info.adler32, record.adler32):
-            words = (
-                f"another file of that name is in the lake ({info.size} bytes, adler32"
-                f" {info.adler32}; this one has {record.size} and {record.adler32})"
-            )
-        else:
-            return True
-        self._context.ledger.stop(record, f"{record.did}: {words}; rename yours to upload it")
-        return False
-
-    async def _give_places(self, rse: str, records: Sequence[Record]) -> None:
-        context, who = self._context, self._context.who
-        try:
-            destination = await context.registry.destination(who, rse)
-        except NoTarget as exc:  # there is no such RSE: somebody has misspelt it
-            self._tell(records, Refused(str(exc)))
-            return
-        if not destination.is_writable:
-            self._tell(records, NoTarget(f"{rse} is closed for writing now"))
-            return
-        if self._is_in_place(records[0]):
-            for record in records:
-                await self._each([record], self._seal)
-            return
-        try:
-            urls = await context.registry.pfns(who, rse, [one.did for one in records], SCHEMES)
-        except NoTarget as exc:  # nothing can be put there, now or later
-            self._tell(records, Refused(str(exc)))
-            return
-        for record in records:
-            if urls[record.did] in context.ledger.journal.litter:
-                words = "what an earlier attempt has left at its place is removed first"
-                self._told(record, NotYetHere(f"{record.did}: {words}"))
-                continue
-            record.url = urls[record.did]
-            record.temp_url = f"{record.url}.rucio-fs-{self._token}-{record.id}"
-            context.ledger.advance(record, State.UPLOADING)
-
-    def _tell(self, records: Sequence[Record], error: RucioFsError) -> None:
-        for record in records:
-            self._told(record, error)
-
-    def _is_in_place(self, record: Record) -> bool:
-        in_place = self._context.in_place
-        return in_place is not None and record.rse == in_place.place.rse
-
-    async def _seal(self, records: Sequence[Record]) -> None:
-        """What lies in place has only to be left alone from now on."""
-        in_place, ledger = self._context.in_place, self._context.ledger
-        assert in_place is not None
-        for record in records:
-            if not ledger.is_known(record):
-                continue  # changed since the question: it is queued again
-            record.url = in_place.pfn(record)
-            if in_place.seal(record):  # atomic until it is sealed: no await
-                record.is_in_place = True
-                ledger.advance(record, State.STORED)
-            else:
-                ledger.drop(record)
-                self._on_change(record)
-
     # --- STORED: replica and DID -----------------------------------------------------------------
 
     async def register(self, records: Sequence[Record]) -> None:
-        for rse, some in _by(records, lambda record: record.rse).items():
-            await self._each(some, partial(self._add_files, rse))
+        for rse, some in by(records, lambda record: record.rse).items():
+            await each(some, partial(self._add_files, rse), self._told)
 
     async def _add_files(self, rse: str, records: Sequence[Record]) -> None:
         context = self._context
@@ -217,21 +101,21 @@ class Registrar:
 
     async def attach(self, records: Sequence[Record]) -> None:
         unkept = [one for one in records if one.is_in_place and not one.keeper and one.is_leaving]
-        for terms in _by(unkept, lambda one: (one.rse, one.lies_at and one.lifetime)).values():
+        for terms in by(unkept, lambda one: (one.rse, one.lies_at and one.lifetime)).values():
             for start in range(0, len(terms), RULES):
-                await self._each(terms[start : start + RULES], self._leaver.keep)
+                await each(terms[start : start + RULES], self._leaver.keep, self._told)
         await self._context.ledger.journal.commit()
         records = [one for one in records if one.keeper or one not in unkept]
         for record in records:
             if record.metadata:
-                await self._each([record], self._describe)
-        for dataset, some in _by(records, lambda record: record.dataset).items():
+                await each([record], self._describe, self._told)
+        for dataset, some in by(records, lambda record: record.dataset).items():
             moving = [one for one in some if not one.metadata and not one.is_stopped]
             if dataset is None:
                 for record in moving:
                     self._context.ledger.advance(record, State.ATTACHED)
             elif moving:
-                await self._each(moving, partial(self._attach, dataset))
+                await each(moving, partial(self._attach, dataset), self._told)
 
     async def _describe(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -289,17 +173,18 @@ class Registrar:
 
     async def rule(self, records: Sequence[Record]) -> None:
         """One rule for a dataset and what is wanted of it; for files in none, one each."""
-        terms = _by(records, lambda record: (record.dataset, record.rule, record.lifetime))
+        terms = by(records, lambda record: (record.dataset, record.rule, record.lifetime))
         for (dataset, expression, lifetime), some in terms.items():
             if dataset is None:
                 for start in range(0, len(some), RULES):
-                    await self._each(
+                    await each(
                         some[start : start + RULES],
                         partial(self._rule_files, expression, lifetime),
+                        self._told,
                     )
             else:
-                await self._all_or_none(
-                    some, self._rule_dataset(dataset, expression, lifetime, some)
+                await all_or_none(
+                    some, self._rule_dataset(dataset, expression, lifetime, some), self._told
                 )
 
     async def _rule_files(
@@ -335,46 +220,3 @@ class Registrar:
         for record in records:
             record.rule_id = rule_id
             context.ledger.advance(record, State.RULED)
-
-    # --- what goes wrong for one of many ---------------------------------------------------------
-
-    async def _each(
-        self, records: Sequence[Record], step: Callable[[Sequence[Record]], Awaitable[None]]
-    ) -> None:
-        """Take *step* for all of them, or for those whose fault it is not that it fails."""
-        if not records:
-            return
-        try:
-            await step(records)
-        except RucioFsError as exc:
-            if isinstance(exc, _OF_ALL):
-                raise
-            if len(records) == 1:
-                self._told(records[0], exc)
-                return
-            guilty = self._guilty(exc, records)
-            for part in guilty or (records[: len(records) // 2], records[len(records) // 2 :]):
-                await self._each(part, step)
-
-    def _guilty(self, error: RucioFsError, records: Sequence[Record]) -> Sequence[Sequence[Record]]:
-        """The innocent and each of the guilty, where the error tells them apart."""
-        named = set(getattr(error, "dids", ())) if isinstance(error, Differs) else set()
-        guilty = [[one] for one in records if one.did in named]
-        innocent = [one for one in records if one.did not in named]
-        return [innocent, *guilty] if guilty else ()
-
-    async def _all_or_none(self, records: Sequence[Record], step: Awaitable[None]) -> None:
-        try:
-            await step
-        except RucioFsError as exc:
-            if isinstance(exc, _OF_ALL):
-                raise
-            for record in records:
-                self._told(record, exc)
-
-
-def _by(records: Iterable[Record], key: Callable[[Record], K]) -> dict[K, list[Record]]:
-    found: defaultdict[K, list[Record]] = defaultdict(list)
-    for record in records:
-        found[key(record)].append(record)
-    return found
