@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import mmap
-from collections import defaultdict
 from collections.abc import Callable
+from typing import NamedTuple
+
+from rucio_fs.streams import arena
+from rucio_fs.streams.arena import Arena
 
 SMALLEST = 1 << 16
 """Bytes; ranges are fetched in multiples of it."""
 
-LARGEST = 8 << 20
+LARGEST = arena.SIZE
 """Bytes of the largest range that is fetched in one request."""
+
+
+class _Loan(NamedTuple):
+    arena: Arena
+    offset: int
+    buffer: memoryview
 
 
 class Buffers:
@@ -25,11 +33,16 @@ class Buffers:
         self.limit = limit
         self.lent = 0
         self._reclaim = reclaim
-        self._idle: defaultdict[int, list[memoryview]] = defaultdict(list)
-        self._idle_bytes = 0
+        self._arenas: list[Arena] = []
+        self._loans: dict[int, _Loan] = {}  # by the identity of their buffers
 
     def __repr__(self) -> str:
-        return f"<Buffers: {self.lent} bytes lent, {self._idle_bytes} idle>"
+        return f"<Buffers: {self.lent} of {self.held} bytes lent>"
+
+    @property
+    def held(self) -> int:
+        """Bytes that were asked of the system."""
+        return len(self._arenas) * arena.SIZE
 
     def take(self, size: int, *, is_urgent: bool) -> memoryview | None:
         """At least *size* bytes; None where the limit is reached, unless it *is_urgent*."""
@@ -39,28 +52,31 @@ class Buffers:
         if self.lent + size > self.limit and not is_urgent:
             return None
         self.lent += size
-        if self._idle[size]:
-            self._idle_bytes -= size
-            return self._idle[size].pop()
-        self._trim(self.limit - self.lent)
-        return memoryview(mmap.mmap(-1, size))
+        # The smallest part that is large enough, so that large ones stay whole.
+        best = min(self._arenas, key=lambda one: one.fit(size), default=None)
+        if best is None or best.fit(size) > arena.SIZE:
+            best = Arena()
+            self._arenas.append(best)
+        offset, buffer = best.take(size)
+        self._loans[id(buffer)] = _Loan(best, offset, buffer)
+        return buffer
 
     def give(self, buffer: memoryview) -> None:
         """Take back what `take` gave; nobody looks at it any more."""
-        size = len(buffer)
-        self.lent -= size
-        self._idle[size].append(buffer)
-        self._idle_bytes += size
-        self._trim(self.limit - self.lent)
+        loan = self._loans.pop(id(buffer))
+        self.lent -= len(buffer)
+        loan.arena.give(loan.offset, len(buffer))
+        if self.held - arena.SIZE >= self.limit:
+            self._trim(loan.arena)
 
     def clear(self) -> None:
         """Give what is idle back to the system: nothing is streamed any more."""
-        self._trim(0)
+        self._trim(*self._arenas)
 
-    def _trim(self, allowed: int) -> None:
-        for buffers in self._idle.values():
-            while buffers and self._idle_bytes > max(0, allowed):
-                self._idle_bytes -= len(buffers.pop())
+    def _trim(self, *arenas: Arena) -> None:
+        for one in arenas:
+            if one.free == arena.SIZE:
+                self._arenas.remove(one)
 
 
 def _rounded(size: int) -> int:

@@ -43,6 +43,15 @@ class Holdings:
     def is_on_disk(self, piece: Piece) -> bool:
         return self.entry is not None and self.entry.stored.covers(piece.start, piece.end)
 
+    def only_on_disk(self, start: int, end: int) -> tuple[int, int]:
+        """The range of what has to be read from the disk at or after *start*; it may be empty."""
+        while (piece := self.piece_at(start)) is not None:
+            start = piece.end
+        end = min(end, self._next_piece(start))
+        if self.entry is None or start >= end:
+            return start, start
+        return start, min(end, self.entry.stored.covered_until(start, end))
+
     def covered_until(self, offset: int, limit: float = inf) -> int:
         """End of what is here or on its way from *offset* on without a gap.
 
@@ -83,10 +92,22 @@ class Holdings:
             data = self.entry.at_hand(offset, size) or await self.entry.read(offset, size)
             if data is not None:
                 return data
-        return await self._joined(offset, end)
+        return self._together(offset, end) or await self._joined(offset, end)
+
+    def _together(self, offset: int, end: int) -> bytes | None:
+        """The bytes from pieces alone, copied once."""
+        parts: list[memoryview] = []
+        for piece in self.between(offset, end):
+            stop = min(end, piece.end)
+            if piece.start > offset or not piece.has(stop):
+                return None
+            parts.append(piece.view(offset, stop))
+            offset = stop
+            piece.used_at = next(self._clock)
+        return b"".join(parts) if offset == end else None
 
     async def _joined(self, offset: int, end: int) -> bytes | None:
-        """The bytes from several places."""
+        """The bytes from memory and disk."""
         parts: list[bytes] = []
         while offset < end:
             piece = self.piece_at(offset)

@@ -237,8 +237,7 @@ class Stream:
         """Have the disk read ahead of *reader* what lies in the cache."""
         if self.entry is None:
             return
-        start = max(start, reader.advised_until)
-        end = min(end, self.entry.stored.covered_until(start, end))
+        start, end = self._holdings.only_on_disk(max(start, reader.advised_until), end)
         if end - start >= _ADVISED or (end == self.file.size and start < end):
             reader.advised_until = end
             self._shared.nursery.start_soon(self.entry.advise, start, end - start)

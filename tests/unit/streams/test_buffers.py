@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import gc
+import ctypes
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -110,29 +111,53 @@ def test_nobody_is_lent_what_another_has() -> None:
     assert [buffer[5] for buffer in lent[1::2]] == [1, 3, 5, 7]
 
 
-def test_idle_memory_counts_for_the_limit() -> None:
-    buffers = Buffers(4 * MIB, nothing)
-    for buffer in [taken(buffers, MIB) for _ in range(4)]:
+def test_small_parts_leave_room_for_large_ones() -> None:
+    buffers = Buffers(2 * LARGEST, nothing)
+    small = [taken(buffers, SMALLEST) for _ in range(3)]
+    large = [taken(buffers, LARGEST // 2) for _ in range(3)]
+    assert buffers.held == 2 * LARGEST
+    for buffer in small + large:
         buffers.give(buffer)
-    assert buffers._idle_bytes == 4 * MIB
-    taken(buffers, 2 * MIB)
-    assert buffers._idle_bytes + buffers.lent <= 4 * MIB
+    assert [len(taken(buffers, LARGEST)) for _ in range(2)] == [LARGEST, LARGEST]
+    assert buffers.held == 2 * LARGEST, "what was lent in parts is whole again"
+
+
+def test_what_is_held_above_the_limit_goes_back_to_the_system() -> None:
+    buffers = Buffers(LARGEST, nothing)
+    kept = taken(buffers, MIB)
+    urgent = buffers.take(LARGEST, is_urgent=True)
+    assert urgent is not None
+    assert buffers.held == 2 * LARGEST
+    buffers.give(urgent)
+    assert buffers.held == LARGEST
+    buffers.give(kept)
+    assert buffers.held == LARGEST, "so much may be kept"
 
 
 def test_what_is_idle_can_be_given_back_to_the_system() -> None:
     buffers = Buffers(4 * MIB, nothing)
-    buffers.give(taken(buffers, MIB))
+    first = taken(buffers, MIB)
+    first[:4] = b"mark"
+    buffers.give(first)
     buffers.clear()
-    assert buffers._idle_bytes == 0
-    gc.collect()
+    assert buffers.held == 0
     assert bytes(taken(buffers, MIB)[:4]) == bytes(4)
+
+
+def test_what_is_lent_stays_when_the_rest_is_given_back() -> None:
+    buffers = Buffers(4 * MIB, nothing)
+    kept = taken(buffers, MIB)
+    buffers.clear()
+    assert buffers.held == LARGEST
+    kept[:] = b"x" * MIB
+    buffers.give(kept)
 
 
 def test_its_numbers() -> None:
     buffers = Buffers(4 * MIB, nothing)
     buffers.give(taken(buffers, MIB))
     taken(buffers, SMALLEST)
-    assert repr(buffers) == "<Buffers: 65536 bytes lent, 1048576 idle>"
+    assert repr(buffers) == "<Buffers: 65536 of 8388608 bytes lent>"
 
 
 @given(
@@ -167,6 +192,17 @@ def test_the_books_are_right_whatever_comes(
             buffers.give(lent.pop(number % len(lent)))
         assert buffers.lent == sum(map(len, lent))
         assert len({id(one) for one in lent}) == len(lent)
-        idle = [one for sizes in buffers._idle.values() for one in sizes]
-        assert buffers._idle_bytes == sum(map(len, idle))
-        assert buffers._idle_bytes <= max(0, limit - buffers.lent) or not idle
+        spans = sorted(_span(one) for one in lent)
+        assert all(end <= start for (_, end), (start, _) in pairwise(spans)), "to one at a time"
+        assert buffers.held % LARGEST == 0
+        assert buffers.held >= buffers.lent
+    for one in lent:
+        buffers.give(one)
+    buffers.clear()
+    assert (buffers.lent, buffers.held) == (0, 0)
+
+
+def _span(buffer: memoryview) -> tuple[int, int]:
+    """Where it lies in memory."""
+    start = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    return start, start + len(buffer)
