@@ -101,12 +101,6 @@ class Entry:
         # Meanwhile it may have been emptied, and zeros were read.
         return data if generation == self._generation and len(data) == size else None
 
-    async def advise(self, offset: int, size: int) -> None:
-        """Have bytes that are here read into memory: a reader comes that way."""
-        async with self._changing:
-            if self._fd >= 0:
-                await in_thread(lambda: self._advise(offset, size))
-
     async def write(self, segment: Segment, data: memoryview) -> bool:
         """Keep the bytes of *segment*; whether they are here.  Never raises for want of space.
 
@@ -317,10 +311,6 @@ class Entry:
         except OSError as exc:
             return exc
         return None
-
-    def _advise(self, offset: int, size: int) -> None:
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_WILLNEED)
 
     def _save(self, found: maps.Map) -> int:
         if found.segments:

@@ -43,15 +43,6 @@ class Holdings:
     def is_on_disk(self, piece: Piece) -> bool:
         return self.entry is not None and self.entry.stored.covers(piece.start, piece.end)
 
-    def only_on_disk(self, start: int, end: int) -> tuple[int, int]:
-        """The range of what has to be read from the disk at or after *start*; it may be empty."""
-        while (piece := self.piece_at(start)) is not None:
-            start = piece.end
-        end = min(end, self._next_piece(start))
-        if self.entry is None or start >= end:
-            return start, start
-        return start, min(end, self.entry.stored.covered_until(start, end))
-
     def covered_until(self, offset: int, limit: float = inf) -> int:
         """End of what is here or on its way from *offset* on without a gap.
 

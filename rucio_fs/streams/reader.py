@@ -33,7 +33,6 @@ class StreamSource:
         self.window = Window()
         self.at = 0
         self.reach = (0, 0)
-        self.advised_until = 0
         self.has_read = False
         self.has_end = False
         self.error: RucioFsError | None = None

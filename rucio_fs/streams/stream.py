@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 _KEEPING = 0.5  # of the memory may wait for a disk that is slow
 _SLOW_DISK = 0.5  # s to write one piece; a disk of 200 MB/s takes a tenth
-_ADVISED = 4 << 20  # bytes that the disk is told of at once
 _SMALLEST_AHEAD = 1 << 18  # bytes; smaller requests cost more than they bring
 
 
@@ -221,7 +220,6 @@ class Stream:
         reader.reach = (offset - NEAR, max(reader.reach[1], end + ahead))
         length = _piece_length(ahead, share.requests)
         target = min(self.file.size, end + ahead)
-        self._advise(reader, end, target)
         start = self._holdings.covered_until(end, target)
         while start < target:
             # Ends at multiples of the length, so that what is joined later fits together.
@@ -232,15 +230,6 @@ class Stream:
             if not self._fetch(start, stop, is_urgent=False):
                 return
             start = self._holdings.covered_until(stop, target)
-
-    def _advise(self, reader: StreamSource, start: int, end: int) -> None:
-        """Have the disk read ahead of *reader* what lies in the cache."""
-        if self.entry is None:
-            return
-        start, end = self._holdings.only_on_disk(max(start, reader.advised_until), end)
-        if end - start >= _ADVISED or (end == self.file.size and start < end):
-            reader.advised_until = end
-            self._shared.nursery.start_soon(self.entry.advise, start, end - start)
 
     def _fetch(self, start: int, end: int, *, is_urgent: bool) -> bool:
         """Ask for a range that nobody has asked for yet; whether there is memory for it."""

@@ -217,15 +217,6 @@ def test_what_is_missing_and_what_is_here_make_up_the_file(
         until = holdings.covered_until(first)
         assert all(flags[place] != "gap" for place in range(first, until))
         assert until == SIZE or flags[until] == "gap"
-        start, end = holdings.only_on_disk(first, last)
-        after = (place for place in range(first, last) if flags[place] in ("disk", "gap"))
-        expected = next(after, None)
-        if expected is None or flags[expected] == "gap":
-            assert start == end
-        else:
-            assert start == expected
-            assert set(flags[start:end]) == {"disk"}
-            assert end == last or flags[end] != "disk"
         is_here = not {"gap", "coming"} & set(flags[first:last])
         assert await bench.has(first, last) is is_here
         assert holdings.entry is not None
