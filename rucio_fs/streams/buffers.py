@@ -14,6 +14,10 @@ SMALLEST = 1 << 16
 LARGEST = arena.SIZE
 """Bytes of the largest range that is fetched in one request."""
 
+# Part of the limit; above it, memory that can be spared is used again before more is asked of the
+# system: it costs less than pages that nobody has touched.
+_MODEST = 4
+
 
 class _Loan(NamedTuple):
     arena: Arena
@@ -51,15 +55,22 @@ class Buffers:
             self._reclaim(self.lent + size - self.limit, is_urgent)
         if self.lent + size > self.limit and not is_urgent:
             return None
-        self.lent += size
-        # The smallest part that is large enough, so that large ones stay whole.
-        best = min(self._arenas, key=lambda one: one.fit(size), default=None)
-        if best is None or best.fit(size) > arena.SIZE:
+        best = self._best(size)
+        if best is None and self.held >= self.limit // _MODEST:
+            self._reclaim(size, False)
+            best = self._best(size)
+        if best is None:
             best = Arena()
             self._arenas.append(best)
+        self.lent += size
         offset, buffer = best.take(size)
         self._loans[id(buffer)] = _Loan(best, offset, buffer)
         return buffer
+
+    def _best(self, size: int) -> Arena | None:
+        """The arena with the smallest part that is large enough, so that large ones stay whole."""
+        best = min(self._arenas, key=lambda one: one.fit(size), default=None)
+        return best if best is not None and best.fit(size) <= arena.SIZE else None
 
     def give(self, buffer: memoryview) -> None:
         """Take back what `take` gave; nobody looks at it any more."""

@@ -65,6 +65,7 @@ class Streams:
         self._spoiled: LRUCache[DID, bool] = LRUCache(_REMEMBERED)  # in the kernel's cache
         self._active = 1
         self._counted_at = float("-inf")
+        self._idle_since = float("-inf")
         self._is_ending = False
         self._opening: dict[tuple[Identity, DID], trio.Event] = {}
         self._shared = Shared(
@@ -83,10 +84,17 @@ class Streams:
         return f"<Streams: {len(self._streams)} files, {self._pool!r}>"
 
     async def run(self) -> None:
-        """End connections that are not needed any more, for ever."""
+        """Give up what is not needed any more, for ever."""
         while True:
             await trio.sleep(_JANITOR)
-            self._pool.close_idle(self._config.idle)
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Give up connections, and memory, that have not been used for a while."""
+        self._pool.close_idle(self._config.idle)
+        # Who reads many files, one after the other, has the next one open in a moment.
+        if not self._streams and trio.current_time() - self._idle_since >= self._config.idle:
+            self._buffers.clear()
 
     async def open(
         self, who: Identity, file: FileReplicas, replicas: tuple[Replica, ...], of_now: Replicas
@@ -222,5 +230,4 @@ class Streams:
         stream.end()
         if stream.entry is not None and self.store is not None:
             self._nursery.start_soon(self.store.give_back, stream.entry)
-        if not self._streams:
-            self._buffers.clear()
+        self._idle_since = trio.current_time()

@@ -147,6 +147,11 @@ class Bench:
         """Bytes of memory."""
         return self.streams._buffers.lent
 
+    @property
+    def held(self) -> int:
+        """Bytes that were asked of the system for them."""
+        return self.streams._buffers.held
+
     async def settled(self) -> None:
         """Return when nothing runs on behind the files."""
         while self.nursery.child_tasks:

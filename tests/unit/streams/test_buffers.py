@@ -111,6 +111,20 @@ def test_nobody_is_lent_what_another_has() -> None:
     assert [buffer[5] for buffer in lent[1::2]] == [1, 3, 5, 7]
 
 
+def test_what_can_be_spared_is_used_before_more_is_asked_of_the_system() -> None:
+    lent: list[memoryview] = []
+
+    def reclaim(nbytes: int, is_urgent: bool) -> None:
+        assert (nbytes, is_urgent) == (LARGEST, False)
+        buffers.give(lent.pop(0))
+
+    buffers = Buffers(8 * LARGEST, reclaim)
+    lent += [taken(buffers, LARGEST) for _ in range(2)]
+    for _ in range(5):
+        lent += [taken(buffers, LARGEST)]
+    assert buffers.held == 2 * LARGEST, "a quarter of the limit"
+
+
 def test_small_parts_leave_room_for_large_ones() -> None:
     buffers = Buffers(2 * LARGEST, nothing)
     small = [taken(buffers, SMALLEST) for _ in range(3)]

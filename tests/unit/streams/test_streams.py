@@ -508,6 +508,22 @@ async def test_idle_connections_are_closed(
     source.close()
 
 
+@pytest.mark.parametrize(("idle", "is_given_back"), [(0.0, True), (1000.0, False)])
+async def test_memory_is_kept_for_the_next_file_for_a_while(
+    make_bench: MakeBench, near: Storage, idle: float, is_given_back: bool
+) -> None:
+    bench = make_bench(idle=idle)
+    source = await bench.open(bench.put(noise(1000), near))
+    await source.read(0, 1000)
+    bench.streams.tidy()
+    assert bench.held > 0, "it is in use"
+    source.close()
+    await bench.settled()
+    assert bench.held > 0
+    bench.streams.tidy()
+    assert (bench.held == 0) is is_given_back
+
+
 async def test_connections_are_reused(make_bench: MakeBench, near: Storage) -> None:
     bench = make_bench(connections=2)
     for number in range(10):
