@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
 from itertools import count
 from math import inf
 
 from rucio_fs.diskcache.entry import Entry
 from rucio_fs.sources.base import Data
+from rucio_fs.sources.pagecache import LARGEST_READ
 from rucio_fs.streams.pieces import Piece
+
+_scratch = memoryview(mmap.mmap(-1, LARGEST_READ))  # fresh memory costs more than the copy
 
 
 class Holdings:
@@ -85,17 +89,21 @@ class Holdings:
                 return data
         return self._together(offset, end) or await self._joined(offset, end)
 
-    def _together(self, offset: int, end: int) -> bytes | None:
-        """The bytes from pieces alone, copied once."""
-        parts: list[memoryview] = []
+    def _together(self, offset: int, end: int) -> memoryview | None:
+        """The bytes from pieces alone; as those of `PageCache.read`, to be handed on at once."""
+        size = end - offset
+        if size > LARGEST_READ:
+            return None
+        at = 0
         for piece in self.between(offset, end):
             stop = min(end, piece.end)
-            if piece.start > offset or not piece.has(stop):
+            if piece.start > offset + at or not piece.has(stop):
                 return None
-            parts.append(piece.view(offset, stop))
-            offset = stop
+            part = piece.view(offset + at, stop)
+            _scratch[at : at + len(part)] = part
+            at += len(part)
             piece.used_at = next(self._clock)
-        return b"".join(parts) if offset == end else None
+        return _scratch[:size] if at == size else None
 
     async def _joined(self, offset: int, end: int) -> bytes | None:
         """The bytes from memory and disk."""
