@@ -5,14 +5,12 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from lake.tls import Tls
+from tests.unit.serving import Handler, HangUp, Serving
 
 BEFORE = -1
 """For `Fault.stalls`, `Fault.resets` and `Fault.cuts`: before there is any answer."""
@@ -59,170 +57,59 @@ class Request:
         return self.headers.get("Authorization", "").removeprefix("Bearer ")
 
 
-class Storage:
+class Storage(Serving):
     """Serves *files* by path on a free loopback port.
 
     Requests take the faults that `plan` was given one after the other, then `usual`.  With *tokens*
     a request has to carry one of them.  *finished* counts requests that were answered to the end,
-    *sent* the bytes of bodies, *open* the connections.
+    *sent* the bytes of bodies.
     """
 
     def __init__(self, tls: Tls | None = None, host: str = "127.0.0.1") -> None:
         self.files: dict[str, bytes] = {}
         self.usual: Fault | Callable[[Request], Fault] = FINE
         self.tokens: set[str] | None = None
-        self.release = threading.Event()
         self.requests: list[Request] = []
         self.finished = 0
         self.sent = 0
-        self.connections = 0
-        self.open = 0
-        self.host = host
         self._script: list[Fault] = []
-        self._changed = threading.Condition()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.storage = self
-        self._scheme = "http"
+        context = None
         if tls is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(tls.host_certificate, tls.host_key)
             context.load_verify_locations(tls.ca_file)
             context.verify_mode = ssl.CERT_OPTIONAL
-            self._server.tls = context
-            self._scheme = "https"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @property
-    def port(self) -> int:
-        return self._server.server_port
-
-    @property
-    def url(self) -> str:
-        return self.at(self.host)
-
-    def at(self, host: str) -> str:
-        return f"{self._scheme}://{host}:{self.port}"
+        super().__init__(_Handler, context, host)
 
     def plan(self, *faults: Fault) -> None:
         """What becomes of the requests to come."""
         self._script += faults
 
-    def wait(self, condition: Callable[[Storage], bool]) -> None:
-        """Block until *condition* holds of this storage."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: condition(self), 20), "it never came to that"
-
     @property
     def ranges(self) -> list[str]:
         return [request.range for request in self.requests]
 
-    def close(self) -> None:
-        self.release.set()
-        self._server.shutdown()
-        self._server.hang_up()
-        self._server.server_close()  # waits for the handlers
-        self._thread.join()
-
     # --- for the handlers ------------------------------------------------------------------------
 
     def fault_of(self, request: Request) -> Fault:
-        with self._changed:
+        with self.changed:
             self.requests.append(request)
-            self._changed.notify_all()
+            self.changed.notify_all()
             if self.tokens is not None and request.token not in self.tokens:
                 return Fault(status=401)
             if self._script:
                 return self._script.pop(0)
         return self.usual if isinstance(self.usual, Fault) else self.usual(request)
 
-    def note(self, *, sent: int = 0, finished: int = 0, opened: int = 0) -> int:
-        with self._changed:
-            self.sent += sent
-            self.finished += finished
-            self.open += opened
-            self.connections += max(0, opened)
-            self._changed.notify_all()
-            return self.connections
 
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False
-    request_queue_size = 64
-    storage: Storage
-    tls: ssl.SSLContext | None = None
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._live: set[socket.socket] = set()
-        self._lock = threading.Lock()
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        if self.tls is not None:
-            # Here, in the handler's thread, a handshake that is broken off holds up nobody.
-            request = self.tls.wrap_socket(request, server_side=True)
-        with self._lock:
-            self._live.add(request)
-        try:
-            super().finish_request(request, client_address)
-        finally:
-            with self._lock:
-                self._live.discard(request)
-            request.close()
-
-    def shutdown_request(self, request: Any) -> None:
-        request.close()  # an orderly shutdown would come before a reset
-
-    def hang_up(self) -> None:
-        with self._lock:
-            for one in self._live:
-                try:
-                    socket.socket.shutdown(one, socket.SHUT_RDWR)
-                except OSError:
-                    continue
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients hang up; that is what is tested."""
-
-
-class _HangUp(Exception):
-    """The connection is to end here."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: _Server
-
-    def setup(self) -> None:
-        super().setup()
-        self.number = self.server.storage.note(opened=1)
-
-    def finish(self) -> None:
-        super().finish()
-        self.server.storage.note(opened=-1)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
+class _Handler(Handler):
     def do_GET(self) -> None:
-        storage = self.server.storage
+        storage: Storage = self.server.owner
         headers = {name.title(): value for name, value in self.headers.items()}
         fault = storage.fault_of(Request(self.path, headers, self.number, self._subject()))
         try:
             self._answer(storage, fault)
-        except (_HangUp, OSError):
+        except (HangUp, OSError):
             self.close_connection = True
         else:
             self.close_connection |= fault.closes or fault.unsized
@@ -277,19 +164,19 @@ class _Handler(BaseHTTPRequestHandler):
             for begin in range(sent, at, 1 << 16):
                 part = body[begin : min(at, begin + (1 << 16))]
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part) if is_chunked else part)
-                self.server.storage.note(sent=len(part))
+                self.server.owner.note(sent=len(part))
             sent = at
             self._trouble(at, fault)
         if fault.chunked:
             self.wfile.write(b"0\r\n\r\n")
         if fault.unending:
-            raise _HangUp
+            raise HangUp
 
     def _trouble(self, at: int, fault: Fault) -> None:
         if fault.stalls == at:
-            self.server.storage.release.wait(30)
+            self.server.owner.release.wait(30)
         if fault.resets == at:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            raise _HangUp
+            raise HangUp
         if fault.cuts == at:
-            raise _HangUp
+            raise HangUp
