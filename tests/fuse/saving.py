@@ -225,6 +225,11 @@ show(found)
         rows = self.rest.rows(f"/dids/{did_path(f'{self.scope}:{name}')}/dids")
         return sorted(row["name"] for row in rows)
 
+    def datasets(self) -> list[str]:
+        """Names of all datasets of the scope."""
+        rows = self.rest.rows(f"/dids/{self.scope}/dids/search?type=dataset&long=1")
+        return sorted(row["name"] for row in rows)
+
     def rules(self, name: str) -> list[dict[str, Any]]:
         return self.rest.rows(f"/dids/{did_path(f'{self.scope}:{name}')}/rules")
 

@@ -92,7 +92,7 @@ def test_what_programs_save_is_in_the_lake(saver: SaverMaker, program: str) -> N
     """Every file that is there when they have ended, with the bytes it has then."""
     if shutil.which(program) is None and program != "editor":
         pytest.skip(f"{program} is not installed")
-    site = saver(scratch__delay="2s")
+    site = saver(scratch__delay="2s", scratch__rule="REM1")
     site.sh(PROGRAMS[program], f"rucio-fs-{site.scope}")
     _is_in_the_lake(site, "run")
 
@@ -138,7 +138,7 @@ def test_what_libraries_save_is_in_the_lake(
     saver: SaverMaker, module: str, journal: str | None
 ) -> None:
     pytest.importorskip(module)
-    site = saver(scratch__delay="2s")
+    site = saver(scratch__delay="2s", scratch__rule="REM1")
     site.sh("mkdir run")
     path = site.path("run/saved")
     code = f"path, journal = ARGS\n{FORMATS[module]}\nshow(None)"
@@ -147,12 +147,16 @@ def test_what_libraries_save_is_in_the_lake(
 
 
 def _is_in_the_lake(site: Saving, directory: str) -> dict[str, bytes]:
-    """What was saved there, once it is on storage and in Rucio, and is read as everybody does."""
+    """What was saved there, once the conveyor has moved it, and it is read as everybody does."""
     files = site.files(directory)
     assert files
     site.done()
     for name, data in files.items():
-        site.check(name, data, rse="COLO_SCRATCHDISK")
+        site.check(name, data, rse="REM1")
+    rules = [site.rules(name) for name in site.datasets()]
+    assert rules
+    for (rule,) in rules:
+        assert (rule["state"], rule["rse_expression"]) == ("OK", "REM1")
     assert site.files(directory) == files
     assert site.in_catalogue(directory) == files
     assert site.litter() == []
