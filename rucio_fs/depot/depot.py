@@ -17,7 +17,6 @@ from rucio_fs.depot import verbs
 from rucio_fs.depot.asking import Asker
 from rucio_fs.depot.failures import WriteRefused
 from rucio_fs.depot.hangup import Hangup, in_thread
-from rucio_fs.depot.parents import Parents
 from rucio_fs.streams.credentials import Credentials
 from rucio_fs.streams.http import Address, Origin, address
 
@@ -37,7 +36,6 @@ class Depot:
 
     def __init__(self, credentials: Credentials, *, timeout: float, connections: int) -> None:
         self._asker = Asker(credentials, timeout)
-        self._parents = Parents(self._asker)
         self._limiters: defaultdict[Origin, trio.CapacityLimiter] = defaultdict(
             lambda: trio.CapacityLimiter(connections)
         )
@@ -63,9 +61,7 @@ class Depot:
         """
         await self._run(
             url,
-            lambda where, hangup: verbs.put(
-                self._asker, self._parents, where, hangup, file, size, progress
-            ),
+            lambda where, hangup: verbs.put(self._asker, where, hangup, file, size, progress),
         )
 
     async def adler32(self, url: str, size: int) -> str | None:
@@ -103,19 +99,12 @@ class Depot:
         to = _address(target)
         await self._run(
             source,
-            lambda where, hangup: verbs.move(self._asker, self._parents, where, to, hangup),
+            lambda where, hangup: verbs.move(self._asker, where, to, hangup),
         )
 
     async def delete(self, url: str) -> bool:
         """Delete the file at *url*; whether there was one."""
         return await self._run(url, lambda where, hangup: verbs.delete(self._asker, where, hangup))
-
-    async def make_parents(self, url: str) -> None:
-        """Make the directories above *url* that are missing.
-
-        XRootD lets nobody else into those, but into those that it makes itself for a `put`.
-        """
-        await self._run(url, self._parents.make)
 
     def close(self) -> None:
         """End the connections that are kept; those in use end with their request."""

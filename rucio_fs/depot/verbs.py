@@ -11,11 +11,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from rucio_fs.checksums import EMPTY, adler32
+from rucio_fs.depot import parents
 from rucio_fs.depot.asking import Asker, Reply, Request
 from rucio_fs.depot.digests import adler32_of
 from rucio_fs.depot.failures import NoMove, NotThere, Taken, WriteRefused, shown
 from rucio_fs.depot.hangup import Hangup
-from rucio_fs.depot.parents import Parents
 from rucio_fs.depot.staged import Staged
 from rucio_fs.depot.wire import STEP, Answer
 from rucio_fs.errors import Corrupt, Unreachable
@@ -38,7 +38,6 @@ _PACE = 50e6  # bytes/s at which a storage surely reads, or stows away, what it 
 
 def put(
     asker: Asker,
-    parents: Parents,
     where: Address,
     hangup: Hangup,
     file: Path | int,
@@ -60,7 +59,7 @@ def put(
         )
         reply = asker.ask(request, hangup)
         if reply.status in _NO_PARENT:
-            parents.make(where, hangup, anew=True)
+            parents.make(asker, where, hangup)
             reply = asker.ask(request, hangup)
     if reply.status not in _DONE:
         raise reply.refusal()
@@ -129,7 +128,7 @@ def size(asker: Asker, where: Address, hangup: Hangup) -> int | None:
     return length
 
 
-def move(asker: Asker, parents: Parents, source: Address, target: Address, hangup: Hangup) -> None:
+def move(asker: Asker, source: Address, target: Address, hangup: Hangup) -> None:
     """See `Depot.move`."""
     if source.origin != target.origin:
         raise NoMove(f"{shown(source)} and {shown(target)} are not on one server: put it there")
@@ -145,7 +144,7 @@ def move(asker: Asker, parents: Parents, source: Address, target: Address, hangu
     if reply.status in _NO_PARENT_TO_MOVE:
         if size(asker, source, hangup) is None:
             raise NotThere(f"{shown(source)} is not there: put it again")
-        parents.make(target, hangup, anew=True)
+        parents.make(asker, target, hangup)
         reply = asker.ask(request, hangup)
     if reply.status == HTTPStatus.PRECONDITION_FAILED:
         raise _taken(target)

@@ -139,10 +139,10 @@ async def test_a_rename_replaces_nothing(depot: Depot, place: Place, file: Path)
     assert await depot.size(part) == _SIZE
 
 
-async def test_directories_are_made(depot: Depot, place: Place) -> None:
-    for _ in range(2):
-        await depot.make_parents(f"{place.url}a/b c/f")
-        assert (place.tree / "a" / "b c").is_dir()
+async def test_directories_are_made(depot: Depot, place: Place, file: Path) -> None:
+    for name in ("f", "g"):
+        await depot.put(f"{place.url}a/b c/{name}", file, _SIZE)
+        assert (place.tree / "a" / "b c" / name).is_file()
 
 
 async def test_a_file_is_no_directory(depot: Depot, place: Place, file: Path) -> None:

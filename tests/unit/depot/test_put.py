@@ -162,7 +162,6 @@ async def test_missing_directories_are_made_once(depot: Depot, store: Store, fil
         *("PUT /a/b/f", "MKCOL /a/b/", "MKCOL /a/", "MKCOL /a/b/", "PUT /a/b/f"),
     ]
     await depot.put(f"{store.url}/a/b/g", file, 300_000)
-    await depot.make_parents(f"{store.url}/a/b/h")
     assert store.told[5:] == ["PUT /a/b/g"]
     assert sorted(store.files) == ["/a/b/f", "/a/b/g"]
 
@@ -177,22 +176,31 @@ async def test_a_directory_that_was_deleted_is_made_again(
     assert "/a/b/g" in plain.files
 
 
-async def test_an_existing_directory_ends_the_climb(depot: Depot, plain: Store) -> None:
+async def test_an_existing_directory_ends_the_climb(depot: Depot, plain: Store, file: Path) -> None:
+    plain.is_strict = True
     plain.directories |= {"/a/", "/a/b/"}
-    await depot.make_parents(f"{plain.url}/a/b/c/d/e/f?signature=hidden")
+    target = "/a/b/c/d/e/f?signature=hidden"
+    await depot.put(plain.url + target, file, 300_000)
     climb = ("MKCOL /a/b/c/d/e/", "MKCOL /a/b/c/d/", "MKCOL /a/b/c/")
-    assert plain.told == [*climb, "MKCOL /a/b/c/d/", "MKCOL /a/b/c/d/e/"]
-    await depot.make_parents(f"{plain.url}/top")
-    assert len(plain.told) == 5
+    descent = ("MKCOL /a/b/c/d/", "MKCOL /a/b/c/d/e/")
+    assert plain.told == [f"PUT {target}", *climb, *descent, f"PUT {target}"]
 
 
-async def test_what_exists_already_is_no_failure(depot: Depot, plain: Store) -> None:
+async def test_at_the_top_there_is_nothing_to_make(depot: Depot, plain: Store, file: Path) -> None:
+    plain.plan(Turn(status=409))
+    await depot.put(f"{plain.url}/top", file, 300_000)
+    assert plain.told == ["PUT /top", "PUT /top"]
+
+
+async def test_what_exists_already_is_no_failure(depot: Depot, plain: Store, file: Path) -> None:
+    """Somebody else may have made it meanwhile."""
     plain.directories |= {"/a/", "/a/b/"}
-    for _ in range(2):
-        await depot.make_parents(f"{plain.url}/a/b/f?signature=x/y")
-    plain.plan(Turn(status=301, headers={"Location": f"{plain.url}/a/"}))
-    await depot.make_parents(f"{plain.url}/a/f")
-    assert plain.told[:2] == ["MKCOL /a/b/", "MKCOL /a/"]
+    plain.plan(Turn(status=409))
+    await depot.put(f"{plain.url}/a/b/f?signature=x/y", file, 300_000)
+    assert plain.told[1:2] == ["MKCOL /a/b/"]
+    plain.plan(Turn(status=409), Turn(status=301, headers={"Location": f"{plain.url}/a/"}))
+    await depot.put(f"{plain.url}/a/f", file, 300_000)
+    assert sorted(plain.files) == ["/a/b/f", "/a/f"]
 
 
 async def test_a_directory_that_may_not_be_made_says_so(
