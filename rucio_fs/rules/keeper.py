@@ -109,6 +109,7 @@ class RuleKeeper:
         """
         if self._is_ending:
             raise _ending()
+        began = trio.current_time()
         self._guard.check_program(caller, did)
         delivery = self.board.get(who, did)
         if delivery is not None and delivery.error is not None and wait > 0:
@@ -120,7 +121,6 @@ class RuleKeeper:
             self._guard.check_pace(caller, did)
             delivery = self._dispatcher.start(who, did, DIDType.FILE, through=through)
         if wait > 0:
-            began = trio.current_time()
             try:
                 await self._wait(delivery, caller, wait)
             except RuleGone:
@@ -234,8 +234,9 @@ class RuleKeeper:
             if rule.did == did and self.finder.is_ours(rule)
         ]
         delivery = self.board.get(who, did)
-        if delivery is not None:
-            delivery.is_given_back = bool(ours)
+        if delivery is not None and ours:
+            delivery.is_given_back = True
+            delivery.seen_at = trio.current_time()
         try:
             for rule in ours:
                 await self._delete(who, rule)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import trio
 from trio.testing import MockClock
 
-from rucio_fs.did import DIDType, Identity, RuleState
+from rucio_fs.did import DID, DIDType, Identity, RuleState
 from rucio_fs.errors import (
     Denied,
     NeedsApproval,
@@ -209,6 +211,27 @@ async def test_who_waits_for_what_is_released_is_told(clock: MockClock, bench: B
     await trio.testing.wait_all_tasks_blocked()
     assert (opens.waiting, opens.kinds()) == (0, {RuleGone})
     assert bench.states() == {}
+
+
+async def test_who_waits_is_told_of_a_release_that_comes_before_any_look_at_the_rule(
+    clock: MockClock, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = bench.file()
+    first = bench.start(file)
+    await trio.sleep(0.2)  # its rule is made
+
+    async def slowly(*args: object) -> Mapping[DID, Mapping[str, str]]:
+        await trio.sleep(60)
+        return {}
+
+    monkeypatch.setattr(bench.rules, "states_at", slowly)
+    second = bench.start(file)
+    await trio.sleep(0.2)
+    made = len(bench.rules.ids())
+    assert await bench.keeper.release(MY, file) == 1
+    await trio.testing.wait_all_tasks_blocked()
+    assert first.kinds() == second.kinds() == {RuleGone}
+    assert len(bench.rules.ids()) <= made, "nobody has asked for it again"
 
 
 async def test_a_release_is_no_expiry_however_long_rucio_takes_for_it(
