@@ -17,10 +17,9 @@ Mounter = Callable[..., Mount]
 
 @pytest.fixture(scope="session")
 def lake() -> Iterator[Lake]:
-    """The project's lake on free ports, with its samples; shared by all tests of a process.
+    """The project's lake on free ports, with its samples; shared by all tests of a run.
 
-    RUCIO_FS_TEST_LAKE names the directory of a running one to use instead, by one process
-    (``--dist no``): some tests stop its servers.
+    RUCIO_FS_TEST_LAKE names the directory of a running one to use instead.
     """
     running = os.environ.get("RUCIO_FS_TEST_LAKE")
     if running:
