@@ -102,33 +102,27 @@ class Saving:
 
     def files(self, directory: str) -> dict[str, bytes]:
         """The bytes of all files in a directory of the scope, by the names of their DIDs."""
-        code = """
-found = {}
+        key = "os.path.relpath(path, os.path.join(ROOT, *ARGS[:2]))"
+        return self._read(key, "scratch", self.scope, directory)
+
+    def in_catalogue(self, directory: str) -> dict[str, bytes]:
+        """The same, as everybody reads them: below the DID of that directory."""
+        key = "os.getxattr(path, 'user.rucio.did').decode().partition(':')[2]"
+        return self._read(key, self.scope, directory)
+
+    def _read(self, key: str, *directory: str) -> dict[str, bytes]:
+        """The bytes of all files below *directory*, by what the expression *key* says of *path*."""
+        code = f"""
+found = {{}}
 for directory, _, names in os.walk(os.path.join(ROOT, *ARGS)):
     for name in names:
         path = os.path.join(directory, name)
         if not os.path.islink(path):
             with open(path, 'rb') as file:
-                key = os.path.relpath(path, os.path.join(ROOT, *ARGS[:2]))
-                found[key] = file.read().hex()
+                found[{key}] = file.read().hex()
 show(found)
 """
-        found = self.mount.python(code, "scratch", self.scope, directory)
-        return {name: bytes.fromhex(data) for name, data in found.items()}
-
-    def in_catalogue(self, directory: str) -> dict[str, bytes]:
-        """The same, as everybody reads them: below the DID of that directory."""
-        code = """
-found = {}
-for directory, _, names in os.walk(os.path.join(ROOT, *ARGS)):
-    for name in names:
-        path = os.path.join(directory, name)
-        with open(path, 'rb') as file:
-            did = os.getxattr(path, 'user.rucio.did').decode()
-            found[did.partition(':')[2]] = file.read().hex()
-show(found)
-"""
-        found = self.mount.python(code, self.scope, directory)
+        found = self.mount.python(code, *directory)
         return {name: bytes.fromhex(data) for name, data in found.items()}
 
     def errno(self, code: str, name: str) -> str | None:
