@@ -9,6 +9,7 @@ checked.
 from __future__ import annotations
 
 import http.client
+import io
 import re
 import socket
 import ssl
@@ -194,7 +195,7 @@ class Pool:
                     is_reusable = _drained(answer)
                     return str(answer.headers.get("Location", ""))
                 _check(answer, where.origin, wanted)
-                is_reusable = _receive(answer, wanted, into, progress)
+                is_reusable = _receive(answer, connection.recv_into, wanted, into, progress)
                 return None
             except (OSError, http.client.HTTPException, ValueError) as exc:
                 raise Broken(f"{where.origin}: {_words(exc)}") from exc
@@ -301,6 +302,11 @@ class _Connection:
         if self.is_aborted:
             raise ConnectionAbortedError("it is not wanted any more")
 
+    def recv_into(self, into: memoryview) -> int:
+        """What comes next, past the buffer that http.client reads answers through."""
+        assert self._socket is not None  # somebody has been asked
+        return self._socket.recv_into(into)
+
     def abort(self) -> None:
         """End whatever another thread waits for on this connection, for good."""
         self.is_aborted = True
@@ -377,12 +383,14 @@ def _retry_after(answer: http.client.HTTPResponse) -> float | None:
 
 def _receive(
     answer: http.client.HTTPResponse,
+    recv_into: Callable[[memoryview], int],
     wanted: Range,
     into: memoryview,
     progress: Callable[[int], bool],
 ) -> bool:
     """Read the body; return whether the connection can be used again."""
     # Chunks are http.client's business; else its buffer is passed by.
+    read: Callable[[memoryview], int]
     read = answer.readinto if answer.chunked else answer.fp.readinto1
     length, got = wanted.end - wanted.start, 0
     skipped = 0 if answer.status == 200 else wanted.start
@@ -394,7 +402,11 @@ def _receive(
             raise Broken(f"the connection ended after {skipped} bytes")
     told = 0
     while got < length:
-        count = read(into[got : min(length, got + _STEP)])
+        room = into[got : min(length, got + _STEP)]
+        count = read(room)
+        if not answer.chunked and len(room) >= io.DEFAULT_BUFFER_SIZE:
+            # That has emptied the buffer.  TLS gives 16 KiB at a time: each layer less counts.
+            read = recv_into
         if not count:
             raise Broken(f"the connection ended after {got} of {length} bytes")
         got += count
