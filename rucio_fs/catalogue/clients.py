@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _reading_config = threading.Lock()  # rucio.cfg is the process's: one reader at a time
+_config_read: str | None = None  # what RUCIO_CONFIG was when it was read last
 
 
 class RucioSettings(Protocol):
@@ -114,9 +115,9 @@ class Clients:
 
     def _make(self, who: Identity) -> RucioClient:
         """Raises: UsageError (one line: what is missing, and where it was looked for)"""
+        global _config_read
         settings = self._settings
         with _reading_config:
-            before = os.environ.get("RUCIO_CONFIG")
             if settings.config_file is not None:
                 # Rucio reads its configuration when it is imported, and only from there.
                 os.environ["RUCIO_CONFIG"] = str(settings.config_file)
@@ -126,8 +127,9 @@ class Clients:
                 with _without_paramiko():
                     from rucio_fs.catalogue.client import RucioClient, forget_config
 
-                if os.environ.get("RUCIO_CONFIG") != before:
+                if os.environ.get("RUCIO_CONFIG") != _config_read:
                     forget_config()
+                    _config_read = os.environ.get("RUCIO_CONFIG")
                 return RucioClient(
                     host=settings.host,
                     auth_host=settings.auth_host,

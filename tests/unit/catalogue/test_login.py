@@ -226,6 +226,16 @@ async def test_a_login_that_is_not_answered_is_no_wrong_password(
     await fails(make(), Unreachable, server.url)
 
 
+async def test_each_asks_the_rucio_of_its_own_configuration(
+    server: Server, make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mine = make()
+    await fails(make(host="http://rucio.invalid"), Unreachable, "rucio.invalid")
+    monkeypatch.setenv("RUCIO_CONFIG", str(tmp_path / "rucio-0.cfg"))
+    assert await mine.connect(MY) == "ann"
+    assert server.count(LOGIN) == 1
+
+
 async def test_refused(make: Make) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
