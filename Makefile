@@ -1,6 +1,7 @@
 # make demo       a Rucio data lake on this machine, mounted at ./demo/rucio
 # make demo-down  takes it away
-# make test       all tests, against a lake and mounts of their own
+# make test       all tests, in two processes, each with a lake and mounts of its own;
+#                 ARGS="--dist no tests/fuse/test_bringing.py" for some of them in one process
 # make check      style, types, architecture
 # make bench      the figures of docs/BENCHMARKS.md
 .PHONY: demo demo-down test check bench setup setup-dev
@@ -12,7 +13,7 @@ demo-down:
 	@scripts/demo down
 
 test: setup-dev
-	.venv/bin/python -bb -m pytest $(ARGS)
+	.venv/bin/python -bb -m pytest --dist loadfile --tx "2*popen//python=.venv/bin/python -bb" $(ARGS)
 
 check: setup-dev
 	.venv/bin/ruff check .

@@ -17,9 +17,10 @@ Mounter = Callable[..., Mount]
 
 @pytest.fixture(scope="session")
 def lake() -> Iterator[Lake]:
-    """The project's lake on free ports, with its samples; shared by all tests of a run.
+    """The project's lake on free ports, with its samples; shared by all tests of a process.
 
-    RUCIO_FS_TEST_LAKE names the directory of a running one to use instead.
+    RUCIO_FS_TEST_LAKE names the directory of a running one to use instead, by one process
+    (``--dist no``): some tests stop its servers.
     """
     running = os.environ.get("RUCIO_FS_TEST_LAKE")
     if running:
