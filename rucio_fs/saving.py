@@ -27,12 +27,12 @@ from rucio_fs.rules.events import Events
 from rucio_fs.scratch.overseeing import Given
 from rucio_fs.scratch.staging import Staging
 from rucio_fs.sources.base import Data
-from rucio_fs.streams.credentials import Credentials
 from rucio_fs.uploads.admission import Admission
 from rucio_fs.uploads.in_place import InPlace, Lock, prepare, refuse_link
 from rucio_fs.uploads.places import Places
 from rucio_fs.uploads.records import Record
 from rucio_fs.uploads.services import UploadServices, terms_of
+from rucio_fs.webdav.credentials import Credentials
 
 log = logging.getLogger(__name__)
 

@@ -7,23 +7,20 @@ business.
 from __future__ import annotations
 
 import ssl
-import threading
-import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from urllib.parse import urljoin
 
-from rucio_fs.depot.failures import WriteRefused, refusal, shown
+from rucio_fs.depot.failures import WriteRefused, refusal
 from rucio_fs.depot.hangup import Hangup
 from rucio_fs.depot.staged import Staged
-from rucio_fs.depot.wire import STALE, STEP, TROUBLE, Answer, Connection
+from rucio_fs.depot.wire import STEP, Answer, Connection
 from rucio_fs.errors import RucioFsError, TooSlow, Unreachable
-from rucio_fs.streams.credentials import Credentials
-from rucio_fs.streams.http import USER_AGENT, Address, Origin, address
+from rucio_fs.webdav.addresses import HOPS, USER_AGENT, Address, Origin
+from rucio_fs.webdav.connecting import STALE, TROUBLE, words
+from rucio_fs.webdav.credentials import Credentials
+from rucio_fs.webdav.idle import Idle
 
-_HOPS = 5  # redirects in a row; a door, a pool and a proxy are three
 _IDLE = 10.0  # s that a connection is kept; between the requests for one file it is milliseconds
 _MOVED = (301, 302, 307, 308)  # 303 would make another request of it
 _EXPECTS_FROM = 1 << 20  # bytes, as curl does: what is smaller is sent before a "no" is back
@@ -48,7 +45,7 @@ class Request:
     rest: float = 0.0
 
     def __repr__(self) -> str:
-        return f"<{self.method} {shown(self.where)}>"
+        return f"<{self.method} {self.where.shown}>"
 
 
 @dataclass(frozen=True)
@@ -72,12 +69,10 @@ class Asker:
     def __init__(self, credentials: Credentials, timeout: float) -> None:
         self._credentials = credentials
         self._timeout = timeout
-        self._idle: defaultdict[Origin, list[Connection]] = defaultdict(list)
-        self._lock = threading.Lock()
-        self._is_closed = False
+        self._idle: Idle[Connection] = Idle(Connection.close)
 
     def __repr__(self) -> str:
-        return f"<Asker: {sum(map(len, self._idle.values()))} idle connections>"
+        return f"<Asker: {len(self._idle)} idle connections>"
 
     def ask(self, request: Request, hangup: Hangup) -> Reply:
         """Return what the server answers, whatever that is.
@@ -94,7 +89,7 @@ class Asker:
         where, first = request.where, request.where
         expects = request.body is not None and request.body.size > _EXPECTS_FROM
         hops = 0
-        while hops <= _HOPS:
+        while hops <= HOPS:
             reply = self._attempt(request, where, first, hangup, expects=expects)
             if reply.status == HTTPStatus.EXPECTATION_FAILED and expects:
                 expects = False
@@ -102,19 +97,19 @@ class Asker:
             location = reply.headers.get("Location", "")
             if reply.status not in _MOVED or not location:
                 return reply
-            found = _followed(where, location)
+            found = where.followed(location)
             if found is None or (first.origin.is_tls and not found.origin.is_tls):
                 if not expects:
                     raise WriteRefused(
-                        f"{request.method} {shown(where)}: the server redirects to what is not"
-                        f" followed, {shown(found) if found else 'no http address'}"
+                        f"{request.method} {where.shown}: the server redirects to what is not"
+                        f" followed, {found.shown if found else 'no http address'}"
                     )
                 expects = False  # it is to relay the file itself
                 continue
             where = found
             hops += 1
         raise Unreachable(
-            f"{request.method} {shown(first)}: the server redirects more than {_HOPS} times"
+            f"{request.method} {first.shown}: the server redirects more than {HOPS} times"
         )
 
     def _attempt(
@@ -166,65 +161,24 @@ class Asker:
             finally:
                 hangup.let_go()
                 if is_reusable:
-                    self._keep(connection, request.rest)
+                    connection.is_kept = True
+                    self._idle.keep(origin, connection, request.rest)
                 else:
                     connection.close()
 
     # --- the connections -------------------------------------------------------------------------
 
     def _take(self, origin: Origin) -> Connection:
-        self._end_idle(_IDLE)
-        while True:
-            found = self._latest(origin)
-            if found is None:
-                return Connection(origin, self._credentials.tls, self._timeout)
+        self._idle.end_older(_IDLE)
+        while (found := self._idle.take(origin)) is not None:
             if found.is_alive:
                 return found
             found.close()
-
-    def _latest(self, origin: Origin) -> Connection | None:
-        now = time.monotonic()
-        with self._lock:
-            idle = self._idle[origin]
-            for found in reversed(idle):
-                if found.rests_until <= now:
-                    idle.remove(found)
-                    return found
-        return None
-
-    def _keep(self, connection: Connection, rest: float) -> None:
-        connection.is_kept = True
-        connection.idle_since = time.monotonic()
-        connection.rests_until = connection.idle_since + rest
-        with self._lock:
-            if not self._is_closed:
-                self._idle[connection.origin].append(connection)
-                return
-        connection.close()
-
-    def _end_idle(self, longer_than: float) -> None:
-        latest = time.monotonic() - longer_than
-        with self._lock:
-            old = [one for idle in self._idle.values() for one in idle if one.idle_since <= latest]
-            for connection in old:
-                self._idle[connection.origin].remove(connection)
-            for origin in [origin for origin, idle in self._idle.items() if not idle]:
-                del self._idle[origin]
-        for connection in old:
-            connection.close()
+        return Connection(origin, self._credentials.tls, self._timeout)
 
     def close(self) -> None:
         """End the connections that are kept; those in use end with their request."""
-        with self._lock:
-            self._is_closed = True
-        self._end_idle(0)
-
-
-def _followed(where: Address, location: str) -> Address | None:
-    try:
-        return address(urljoin(where.url, location))
-    except ValueError:
-        return None
+        self._idle.close()
 
 
 def _joined(answer: Answer) -> Mapping[str, str]:
@@ -251,13 +205,9 @@ def _finished(answer: Answer, request: Request) -> bool:
 
 
 def _failure(error: BaseException, method: str, where: Address) -> Unreachable:
-    what = f"{method} {shown(where)}"
+    what = f"{method} {where.shown}: {words(error)}"
     if isinstance(error, TimeoutError):
-        return TooSlow(f"{what}: no answer in time; try again later")
+        return TooSlow(f"{what}; try again later")
     if isinstance(error, ssl.SSLCertVerificationError):
-        return Unreachable(
-            f"{what}: the server's certificate is not trusted ({error.verify_message}); name its"
-            " authority in storages.ca"
-        )
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return Unreachable(f"{what}: {' '.join(str(text).split())}; try again later")
+        return Unreachable(what)
+    return Unreachable(f"{what}; try again later")

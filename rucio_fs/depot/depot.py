@@ -17,8 +17,8 @@ from rucio_fs.depot import verbs
 from rucio_fs.depot.asking import Asker
 from rucio_fs.depot.failures import WriteRefused
 from rucio_fs.depot.hangup import Hangup, in_thread
-from rucio_fs.streams.credentials import Credentials
-from rucio_fs.streams.http import Address, Origin, address
+from rucio_fs.webdav.addresses import Address, Origin, address
+from rucio_fs.webdav.credentials import Credentials
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ import errno
 import logging
 
 from rucio_fs.errors import Denied, RucioFsError, TooSlow, Unreachable
-from rucio_fs.streams.http import Address
+from rucio_fs.webdav.addresses import Address
 
 _LONGEST_REASON = 80  # characters of what a server says after its status
 
@@ -59,15 +59,10 @@ class Unreadable(RucioFsError):
     errno, level = errno.EIO, logging.ERROR
 
 
-def shown(where: Address) -> str:
-    """*where* as messages show it."""
-    return f"{where.origin}{where.target.partition('?')[0]}"
-
-
 def refusal(method: str, where: Address, status: int, reason: str) -> RucioFsError:
     """What an answer with *status* to *method* means where it is not what was hoped for."""
     said = "".join(char for char in reason if char.isprintable())[:_LONGEST_REASON]
-    words = f"{method} {shown(where)}: the server answers {f'{status} {said}'.rstrip()}"
+    words = f"{method} {where.shown}: the server answers {f'{status} {said}'.rstrip()}"
     match status:
         case 401:
             return Unauthorized(f"{words}: renew the token, or name one in storages.tokens")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rucio_fs.depot.asking import Asker, Reply, Request
 from rucio_fs.depot.hangup import Hangup
-from rucio_fs.streams.http import Address
+from rucio_fs.webdav.addresses import Address
 
 _THERE = (200, 201, 204, 405)  # 405: it exists; XRootD says 201 then too
 _NO_PARENT = (404, 409)

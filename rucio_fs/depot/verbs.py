@@ -14,12 +14,12 @@ from rucio_fs.checksums import EMPTY, adler32
 from rucio_fs.depot import parents
 from rucio_fs.depot.asking import Asker, Reply, Request
 from rucio_fs.depot.digests import adler32_of
-from rucio_fs.depot.failures import NoMove, NotThere, Taken, WriteRefused, shown
+from rucio_fs.depot.failures import NoMove, NotThere, Taken, WriteRefused
 from rucio_fs.depot.hangup import Hangup
 from rucio_fs.depot.staged import Staged
 from rucio_fs.depot.wire import STEP, Answer
 from rucio_fs.errors import Corrupt, Unreachable
-from rucio_fs.streams.http import Address
+from rucio_fs.webdav.addresses import Address
 
 _DONE = (200, 201, 204)
 _DELETED = (200, 202, 204)
@@ -49,7 +49,7 @@ def put(
         seen = asker.ask(Request(method="HEAD", where=where), hangup)
         if _is_xrootd(seen):
             raise WriteRefused(
-                f"{shown(where)}: XRootD ends a name at its question mark, and would put it in"
+                f"{where.shown}: XRootD ends a name at its question mark, and would put it in"
                 " another file's place: give it another name"
             )
     with Staged(file, size) as body:
@@ -81,7 +81,7 @@ def told_adler32(asker: Asker, where: Address, hangup: Hangup, size: int) -> str
         return None  # it does not know the question
     length = _length(reply)
     if length is not None and length != size:
-        raise Corrupt(f"{shown(reply.where)} has {length} bytes there, {size} were put")
+        raise Corrupt(f"{reply.where.shown} has {length} bytes there, {size} were put")
     return adler32_of(reply.headers[name] for name in _DIGESTS if name in reply.headers)
 
 
@@ -105,9 +105,9 @@ def read_back(asker: Asker, where: Address, hangup: Hangup, size: int) -> str:
         raise reply.refusal()
     length = _length(reply)
     if length not in (None, size):
-        raise Corrupt(f"{shown(reply.where)} has {length} bytes there, {size} were put")
+        raise Corrupt(f"{reply.where.shown} has {length} bytes there, {size} were put")
     if got != size:
-        words = f"{shown(reply.where)}: {got} of {size} bytes came back"
+        words = f"{reply.where.shown}: {got} of {size} bytes came back"
         raise Unreachable(f"{words}; try again later") if length == size else Corrupt(words)
     return f"{checksum:08x}"
 
@@ -124,14 +124,14 @@ def size(asker: Asker, where: Address, hangup: Hangup) -> int | None:
         raise reply.refusal()
     length = _length(reply)
     if length is None:
-        raise Unreachable(f"{shown(reply.where)}: the server does not say how long it is")
+        raise Unreachable(f"{reply.where.shown}: the server does not say how long it is")
     return length
 
 
 def move(asker: Asker, source: Address, target: Address, hangup: Hangup) -> None:
     """See `Depot.move`."""
     if source.origin != target.origin:
-        raise NoMove(f"{shown(source)} and {shown(target)} are not on one server: put it there")
+        raise NoMove(f"{source.shown} and {target.shown} are not on one server: put it there")
     # XRootD takes no notice of Overwrite and replaces the file.
     seen = asker.ask(Request(method="HEAD", where=target), hangup)
     if seen.status not in _MISSING:
@@ -143,18 +143,18 @@ def move(asker: Asker, source: Address, target: Address, hangup: Hangup) -> None
     reply = asker.ask(request, hangup)
     if reply.status in _NO_PARENT_TO_MOVE:
         if size(asker, source, hangup) is None:
-            raise NotThere(f"{shown(source)} is not there: put it again")
+            raise NotThere(f"{source.shown} is not there: put it again")
         parents.make(asker, target, hangup)
         reply = asker.ask(request, hangup)
     if reply.status == HTTPStatus.PRECONDITION_FAILED:
         raise _taken(target)
     if reply.status in _NO_MOVE:
-        raise NoMove(f"{reply.refusal()}; {shown(target)} has to be put there directly")
+        raise NoMove(f"{reply.refusal()}; {target.shown} has to be put there directly")
     if reply.status not in _DONE:
         raise reply.refusal()
     if "%" in target.target and size(asker, target, hangup) is None:
         raise NoMove(
-            f"{shown(source)} was renamed, but not to {shown(target)}, which has to be put there"
+            f"{source.shown} was renamed, but not to {target.shown}, which has to be put there"
             " directly: the server takes quoted names as they are written"
         )
 
@@ -172,7 +172,7 @@ def _destination(target: Address, *, is_literal: bool) -> str:
     except UnicodeDecodeError:
         path = ""
     if not path.isprintable() or path.endswith(" ") or set(path) & set("%?#") or not path:
-        raise NoMove(f"XRootD does not rename to {shown(target)}: it has to be put there directly")
+        raise NoMove(f"XRootD does not rename to {target.shown}: it has to be put there directly")
     return f"{target.origin}{path}"
 
 
@@ -194,4 +194,4 @@ def _is_xrootd(reply: Reply) -> bool:
 
 
 def _taken(target: Address) -> Taken:
-    return Taken(f"{shown(target)} is there already: choose another name, or delete it")
+    return Taken(f"{target.shown} is there already: choose another name, or delete it")

@@ -26,24 +26,17 @@ from typing import Any, cast
 
 from rucio_fs.depot.hangup import Hangup
 from rucio_fs.depot.staged import Staged
-from rucio_fs.streams.connecting import connect
-from rucio_fs.streams.http import Address, Origin
+from rucio_fs.webdav.addresses import PORTS, Address, Origin
+from rucio_fs.webdav.connecting import connect
 
 STEP = 1 << 20
 """Bytes of a file that are read, or received, at once."""
-
-STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
-"""How a kept connection fails that the server had closed meanwhile."""
-
-TROUBLE = (OSError, http.client.HTTPException, ValueError)
-"""How a connection fails."""
 
 Answer = http.client.HTTPResponse
 
 _EXPECTED = 1.0  # s for "go on" or "no"; who does not know the question just waits for the file
 _LONGEST_HEAD = 1 << 16  # bytes
 _INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)\d\d\b")
-_PORTS = {False: 80, True: 443}
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _BROKEN = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
@@ -59,8 +52,6 @@ class Connection:
     ) -> None:
         self.origin = origin
         self.is_kept = False  # it has brought an answer before
-        self.idle_since = 0.0
-        self.rests_until = 0.0
         self._tls = tls
         self._timeout = timeout
         self._socket: socket.socket | None = None
@@ -234,8 +225,8 @@ class _Received(io.RawIOBase):
 
 def _head(method: str, where: Address, headers: Mapping[str, str]) -> bytes:
     origin = where.origin
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    if origin.port != _PORTS[origin.is_tls]:
+    host = origin.bracketed
+    if origin.port != PORTS[origin.is_tls]:
         host += f":{origin.port}"
     lines = [f"{method} {where.target} HTTP/1.1", f"Host: {host}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]

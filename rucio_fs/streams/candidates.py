@@ -8,8 +8,8 @@ import trio
 
 from rucio_fs.did import Replica
 from rucio_fs.streams.failures import Failure, NoRanges
-from rucio_fs.streams.http import Address, address
 from rucio_fs.streams.storages import Storage, Storages
+from rucio_fs.webdav.addresses import Address, address
 
 
 class Candidate:

@@ -12,12 +12,13 @@ import trio
 from rucio_fs.checksums import adler32
 from rucio_fs.did import DID
 from rucio_fs.errors import Denied, NoSource, RucioFsError, Unreachable
+from rucio_fs.streams.answers import Range
 from rucio_fs.streams.candidates import Candidate, Candidates
-from rucio_fs.streams.credentials import Credentials
 from rucio_fs.streams.failures import Failure, Unauthorized
-from rucio_fs.streams.http import Pool, Range
 from rucio_fs.streams.pieces import Piece
+from rucio_fs.streams.pool import Pool
 from rucio_fs.streams.storages import Storages
+from rucio_fs.webdav.credentials import Credentials
 
 log = logging.getLogger(__name__)
 

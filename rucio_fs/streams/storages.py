@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 from cachetools import LRUCache
 
-from rucio_fs.streams.http import Origin
+from rucio_fs.webdav.addresses import Origin
 
 _REMEMBERED = 1000  # storages; a lake has hundreds
 _FIRST_SETBACK, _LONGEST_SETBACK = 0.5, 30.0  # s; doubled with each failure

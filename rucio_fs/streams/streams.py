@@ -15,12 +15,12 @@ from rucio_fs.diskcache.store import Store
 from rucio_fs.errors import RucioFsError, Unreachable
 from rucio_fs.streams.buffers import Buffers
 from rucio_fs.streams.candidates import Candidates
-from rucio_fs.streams.credentials import Credentials
 from rucio_fs.streams.fetching import Fetcher
-from rucio_fs.streams.http import Pool
+from rucio_fs.streams.pool import Pool
 from rucio_fs.streams.reader import StreamSource
 from rucio_fs.streams.storages import Storages
 from rucio_fs.streams.stream import Share, Shared, Stream
+from rucio_fs.webdav.credentials import Credentials
 
 log = logging.getLogger(__name__)
 

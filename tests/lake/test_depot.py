@@ -16,7 +16,7 @@ from rucio_fs.config import StoragesConfig
 from rucio_fs.depot.depot import Depot
 from rucio_fs.depot.failures import NoMove, NotThere, Taken, Unauthorized, WriteRefused
 from rucio_fs.errors import Corrupt, RucioFsError
-from rucio_fs.streams.credentials import Credentials
+from rucio_fs.webdav.credentials import Credentials
 from tests.lake.tokens import token_of
 
 pytestmark = pytest.mark.lake

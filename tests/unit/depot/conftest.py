@@ -12,11 +12,11 @@ import pytest
 from lake.tls import Tls
 from rucio_fs.config import StoragesConfig
 from rucio_fs.depot.depot import Depot
-from rucio_fs.streams.credentials import Credentials
+from rucio_fs.webdav.credentials import Credentials
 from tests.unit.depot.server import Store
-from tests.unit.streams.conftest import no_credentials, no_socket_lost, noise, tls
+from tests.unit.streams.conftest import no_credentials, no_socket_lost, noise
 
-__all__ = ["no_credentials", "no_socket_lost", "tls"]
+__all__ = ["no_credentials", "no_socket_lost"]
 
 TOKEN = "a-secret-token"
 TIMEOUT = 5.0

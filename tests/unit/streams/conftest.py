@@ -71,13 +71,6 @@ def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tokens, "TEMPORARY", tmp_path / "nothing here")
 
 
-@pytest.fixture(scope="session")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    made = Tls(tmp_path_factory.mktemp("tls"))
-    made.make()
-    return made
-
-
 @pytest.fixture
 def make_storage(no_socket_lost: None) -> Iterator[MakeStorage]:
     running: list[Storage] = []

@@ -17,12 +17,12 @@ from rucio_fs.config import StoragesConfig
 from rucio_fs.did import Replica
 from rucio_fs.errors import Denied, NoSource, RucioFsError, Unreachable
 from rucio_fs.streams.candidates import Candidates
-from rucio_fs.streams.credentials import Credentials
 from rucio_fs.streams.failures import Broken
 from rucio_fs.streams.fetching import Fetcher
-from rucio_fs.streams.http import Pool
 from rucio_fs.streams.pieces import Piece
+from rucio_fs.streams.pool import Pool
 from rucio_fs.streams.storages import Storages
+from rucio_fs.webdav.credentials import Credentials
 from tests.unit.streams.conftest import FILE, MakeStorage, noise, rse, until
 from tests.unit.streams.storage_server import BEFORE, Fault, Storage
 

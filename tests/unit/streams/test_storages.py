@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from rucio_fs.streams import storages
-from rucio_fs.streams.http import Origin
 from rucio_fs.streams.storages import Storage, Storages
+from rucio_fs.webdav.addresses import Origin
 
 MIB = 1 << 20
 

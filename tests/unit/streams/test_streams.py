@@ -31,7 +31,7 @@ from rucio_fs.errors import (
     TooSlow,
     Unreachable,
 )
-from rucio_fs.streams import http, storages, stream
+from rucio_fs.streams import connection, storages, stream
 from rucio_fs.streams import reader as reading
 from rucio_fs.streams import streams as whole
 from rucio_fs.streams.buffers import SMALLEST
@@ -405,7 +405,7 @@ async def test_what_was_given_up_is_waited_for_and_fetched_again(
     make_bench: MakeBench, near: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By who wants it while its thread has not come to its end."""
-    monkeypatch.setattr(http._Connection, "abort", lambda self: None)
+    monkeypatch.setattr(connection.Connection, "abort", lambda self: None)
     bench = make_bench(timeout=1000.0, deadline=1000.0)
     data = noise(8 * MIB)
     file = bench.put(data, near)

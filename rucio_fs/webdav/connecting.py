@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import ssl
 from collections.abc import Callable
+
+STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+"""How a kept connection fails that the server had closed meanwhile."""
+
+TROUBLE = (OSError, http.client.HTTPException, ValueError)
+"""How a connection fails."""
 
 
 def connect(
@@ -45,3 +52,16 @@ def connect(
         else:
             return found
     raise failure or OSError("no address")
+
+
+def words(error: BaseException) -> str:
+    """What has gone wrong with a connection, on one line."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"the server's certificate is not trusted ({error.verify_message}); name its"
+            " authority in storages.ca"
+        )
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rucio_fs import tokens
-from rucio_fs.streams.http import Address, address
+from rucio_fs.webdav.addresses import Address, address
 
 if TYPE_CHECKING:
     from rucio_fs.config import StoragesConfig
