@@ -18,8 +18,9 @@ from rucio_fs.streams.candidates import Candidates
 from rucio_fs.streams.fetching import Fetcher
 from rucio_fs.streams.pool import Pool
 from rucio_fs.streams.reader import StreamSource
+from rucio_fs.streams.shared import Share, Shared
 from rucio_fs.streams.storages import Storages
-from rucio_fs.streams.stream import Share, Shared, Stream
+from rucio_fs.streams.stream import Stream
 from rucio_fs.webdav.credentials import Credentials
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from rucio_fs.errors import (
     TooSlow,
     Unreachable,
 )
-from rucio_fs.streams import connection, storages, stream
+from rucio_fs.streams import connection, shared, storages
 from rucio_fs.streams import reader as reading
 from rucio_fs.streams import streams as whole
 from rucio_fs.streams.buffers import SMALLEST
@@ -1203,7 +1203,7 @@ async def test_a_slow_disk_does_not_hold_up_readers(
         return pwrite(*args)
 
     monkeypatch.setattr(os, "pwrite", slowly)
-    monkeypatch.setattr(stream, "_SLOW_DISK", 0.0)
+    monkeypatch.setattr(shared, "_SLOW_DISK", 0.0)
     bench = make_bench(store=store, window=256 * KIB, memory=MIB)
     data = noise(4 * MIB)
     source = await bench.open(bench.put(data, near))
