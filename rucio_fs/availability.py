@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import assert_never
 
 from rucio_fs.did import FileReplicas, Replica
+from rucio_fs.errors import Corrupt, NoReplica, NotYetHere, OnTape, RucioFsError
 
 AVAILABLE = "AVAILABLE"
 STREAMED = ("davs", "https", "dav", "http")
@@ -216,3 +218,37 @@ def _objection(path: str, site: Site) -> str:
     if site.roots and not any(pure.is_relative_to(root) for root in site.roots):
         return "the path is outside the configured site.roots"
     return ""
+
+
+def refusal(file: FileReplicas, decision: Decision, site: Site) -> RucioFsError:
+    """Why a file that is neither here nor to be brought or streamed is not opened."""
+    match decision:
+        case Forbidden(reason):
+            return Corrupt(f"{file.did} is not opened: {reason}")
+        case Unmapped(rse, pfn):
+            return NotYetHere(
+                f"{file.did} is at {rse} as {pfn}, which is no path of this machine: set"
+                " site.name to the RSE's site attribute, or map the PFN in site.paths"
+            )
+        case Arriving(rse):
+            return NotYetHere(f"{file.did} is being copied to {rse}; try again later")
+        case Elsewhere(rses) | Bring(rses):
+            return NotYetHere(
+                f"{file.did} has no replica at this site"
+                f" ({site.rse or site.name or 'no site is configured'});"
+                f" it is at {', '.join(rses)}: bring it here with a replication rule"
+            )
+        case Nearline(rses):
+            return OnTape(
+                f"{file.did} is only on tape ({', '.join(rses)}), which no open has mounted;"
+                " rucio-fs get asks for it, opening.recall = true lets every open do so"
+            )
+        case Nowhere(states):
+            listed = ", ".join(f"{rse} {state}" for rse, state in states.items())
+            if not listed:
+                listed = "none at all, or at RSEs that are closed for reading"
+            return NoReplica(f"{file.did} has no available replica ({listed})")
+        case Local() | Stream():
+            raise AssertionError("it can be opened")
+        case _:
+            assert_never(decision)

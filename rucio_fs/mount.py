@@ -23,11 +23,13 @@ from rucio_fs.config import Config
 from rucio_fs.did import Identity
 from rucio_fs.diskcache.store import Store
 from rucio_fs.errors import MountError, RucioFsError
-from rucio_fs.operations import Operations, OperationsWithXattrs, Presentation
+from rucio_fs.operations import Operations
+from rucio_fs.presentation import Presentation
 from rucio_fs.reading import Reading, open_store
 from rucio_fs.rules.events import Events
 from rucio_fs.saving import Saving
 from rucio_fs.tree import Tree
+from rucio_fs.xattrs import OperationsWithXattrs
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import assert_never
+from functools import partial
 
 import trio
 
@@ -17,41 +16,35 @@ from rucio_fs.availability import (
     Bring,
     Decision,
     Elsewhere,
-    Forbidden,
     Local,
-    Nearline,
-    Nowhere,
     Policy,
     Site,
     Stream,
-    Unmapped,
     decide,
+    refusal,
     streamable,
 )
 from rucio_fs.callers import NOBODY, Caller
 from rucio_fs.catalogue.cache import CachedCatalogue
+from rucio_fs.changeover import Changeover, Copy
+from rucio_fs.copies import open_copy
 from rucio_fs.did import DID, FileReplicas, Identity
 from rucio_fs.errors import (
     Corrupt,
     NoReplica,
-    NotFound,
     NotYetHere,
     OnTape,
     RucioFsError,
-    Unreachable,
 )
-from rucio_fs.relay import Relay
 from rucio_fs.rules.keeper import RuleKeeper
 from rucio_fs.rules.using import Using
 from rucio_fs.sources.base import Source
-from rucio_fs.sources.local import LocalSource
 from rucio_fs.streams.streams import Streams
 from rucio_fs.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
 _TRIES = 4  # looks at the replicas in one open; they move
-_INTEREST = 5.0  # s between two notes that somebody would like a copy to come
 _SETTLING = 1.0  # s between two looks for a file that has just come: NFS remembers it was not there
 
 
@@ -95,7 +88,6 @@ class Counters:
 
     local: int = 0
     streamed: int = 0
-    switched: int = 0  # to the copy that a rule has brought meanwhile
 
 
 class Opener:
@@ -125,8 +117,9 @@ class Opener:
         self._bringing = bringing
         self._streams = streams
         self._tracer = tracer
-        self._nursery = nursery
-        self._relays: defaultdict[tuple[Identity, DID], set[Relay]] = defaultdict(set)
+        self._changeover: Changeover | None = None
+        if bringing is not None and streams is not None and nursery is not None:
+            self._changeover = Changeover(bringing.keeper, nursery, self._find_copy)
         self.counters = Counters()
 
     async def open(
@@ -160,7 +153,8 @@ class Opener:
             using.opened(who, did)
 
         def on_close() -> None:
-            self._forget(who, did, source)
+            if self._changeover is not None:
+                self._changeover.forget(who, did, source)
             if using is not None:
                 using.drop(who, did)
             if self._tracer is not None:
@@ -180,14 +174,14 @@ class Opener:
         error: RucioFsError | None = None
         if isinstance(decision, Local):
             try:
-                source, _ = await self._open_local(file, decision)
+                source, _ = await open_copy(file, decision, self._timeout)
                 source.close()
             except RucioFsError as exc:
                 error = exc
         elif isinstance(decision, Stream):
             error = self._streams.trouble(did) if self._streams is not None else None
         elif not self._brings(decision):
-            error = _refusal(file, decision, self._site)
+            error = refusal(file, decision, self._site)
         return Prospect(file, decision, error)
 
     async def _decided(self, who: Identity, file: FileReplicas) -> tuple[FileReplicas, Decision]:
@@ -228,8 +222,8 @@ class Opener:
             else:
                 try:
                     if not isinstance(decision, Local):
-                        raise _refusal(file, decision, self._site)
-                    found = await self._open_local(file, decision)
+                        raise refusal(file, decision, self._site)
+                    found = await open_copy(file, decision, self._timeout)
                     self.counters.local += 1
                     return found
                 except (Corrupt, NotYetHere, NoReplica, OnTape) as exc:
@@ -288,113 +282,25 @@ class Opener:
         source = await stream()
         self.counters.streamed += 1
         rse = decision.replicas[0].rse
-        if not decision.brings or self._bringing is None or self._nursery is None:
-            return source, rse
-        relay = Relay(source, stream, self._interest(who, did))
-        self._relays[who, did].add(relay)
-        self._nursery.start_soon(self._bring_behind, who, did, caller, through)
-        return relay, rse
+        if decision.brings and self._changeover is not None:
+            source = self._changeover.begin(who, did, caller, through, source, stream)
+        return source, rse
 
-    async def _bring_behind(
-        self, who: Identity, did: DID, caller: Caller, through: DID | None
-    ) -> None:
-        """Have a file brought that is streamed meanwhile."""
-        assert self._bringing is not None
-        try:
-            await self._bringing.keeper.bring(who, caller, did, through=through, wait=0.0)
-        except RucioFsError as exc:
-            # Also that it is not here yet.  What keeps it away is told by user.rucio.error.
-            log.debug("%s is streamed meanwhile: %s", did, exc)
-        else:
-            await self._hand_over(who, did)
+    # --- copies that come meanwhile --------------------------------------------------------------
 
-    def _interest(self, who: Identity, did: DID) -> Callable[[], None]:
-        """What tells, at each read, that somebody would like the copy to come."""
-        told_at = float("-inf")
-
-        def on_read() -> None:
-            nonlocal told_at
-            now = trio.current_time()
-            if now - told_at >= _INTEREST and self._bringing is not None:
-                told_at = now
-                self._bringing.keeper.delivery(who, did)
-
-        return on_read
+    @property
+    def switched(self) -> int:
+        """How many open files have changed over to the copy that a rule has brought."""
+        return 0 if self._changeover is None else self._changeover.switched
 
     def arrived(self, who: Identity, did: DID) -> None:
         """A copy has come: who streams it goes on with that."""
-        if self._nursery is not None and self._relays.get((who, did)):
-            self._nursery.start_soon(self._hand_over, who, did)
+        if self._changeover is not None:
+            self._changeover.arrived(who, did)
 
-    async def _hand_over(self, who: Identity, did: DID) -> None:
-        try:
-            file = (await self._catalogue.replicas(who, did, max_age=0.0)).value
-            decision = decide(file, self._site, self._policy)
-            for relay in list(self._relays.get((who, did), ())):
-                if isinstance(decision, Local) and not relay.has_switched:
-                    source, rse = await self._open_local(file, decision)
-                    relay.switch(source)
-                    self.counters.switched += 1
-                    log.info("%s has come to %s and is read there from now on", did, rse)
-        except RucioFsError as exc:
-            log.info("%s has come, but is streamed on: %s", did, exc)
-
-    def _forget(self, who: Identity, did: DID, source: Source) -> None:
-        relays = self._relays.get((who, did))
-        if relays is not None and isinstance(source, Relay):
-            relays.discard(source)
-            if not relays:
-                del self._relays[who, did]
-
-    # --- local copies ----------------------------------------------------------------------------
-
-    async def _open_local(self, file: FileReplicas, local: Local) -> tuple[LocalSource, str]:
-        reasons: list[str] = []
-        unreachable = False
-        for copy in local.copies:
-            try:
-                return await LocalSource.open(copy.path, file.size, self._timeout), copy.rse
-            except (NotFound, Corrupt) as exc:
-                reasons.append(f"{copy.rse}: {exc}")
-            except Unreachable as exc:
-                unreachable = True
-                reasons.append(f"{copy.rse}: {exc}")
-        message = (
-            f"{file.did} is AVAILABLE in Rucio, but its local copy cannot be used:"
-            f" {'; '.join(reasons)}. Tell the operators of the RSE"
-        )
-        raise Unreachable(message) if unreachable else Corrupt(message)
-
-
-def _refusal(file: FileReplicas, decision: Decision, site: Site) -> RucioFsError:
-    """Why a file that is neither here nor to be brought or streamed is not opened."""
-    match decision:
-        case Forbidden(reason):
-            return Corrupt(f"{file.did} is not opened: {reason}")
-        case Unmapped(rse, pfn):
-            return NotYetHere(
-                f"{file.did} is at {rse} as {pfn}, which is no path of this machine: set"
-                " site.name to the RSE's site attribute, or map the PFN in site.paths"
-            )
-        case Arriving(rse):
-            return NotYetHere(f"{file.did} is being copied to {rse}; try again later")
-        case Elsewhere(rses) | Bring(rses):
-            return NotYetHere(
-                f"{file.did} has no replica at this site"
-                f" ({site.rse or site.name or 'no site is configured'});"
-                f" it is at {', '.join(rses)}: bring it here with a replication rule"
-            )
-        case Nearline(rses):
-            return OnTape(
-                f"{file.did} is only on tape ({', '.join(rses)}), which no open has mounted;"
-                " rucio-fs get asks for it, opening.recall = true lets every open do so"
-            )
-        case Nowhere(states):
-            listed = ", ".join(f"{rse} {state}" for rse, state in states.items())
-            if not listed:
-                listed = "none at all, or at RSEs that are closed for reading"
-            return NoReplica(f"{file.did} has no available replica ({listed})")
-        case Local() | Stream():
-            raise AssertionError("it can be opened")
-        case _:
-            assert_never(decision)
+    async def _find_copy(self, who: Identity, did: DID) -> Copy | None:
+        file = (await self._catalogue.replicas(who, did, max_age=0.0)).value
+        decision = decide(file, self._site, self._policy)
+        if not isinstance(decision, Local):
+            return None
+        return partial(open_copy, file, decision, self._timeout)

@@ -1,8 +1,8 @@
 """The kernel's requests, translated: bytes <-> str, ino <-> node, exceptions -> errno.  No policy.
 
-The only module beside `mount` that knows pyfuse3.  Any exception but FUSEError from a handler ends
-the mount, hence `handler` on every one of them except `forget` (which cannot fail) and `getxattr`
-for foreign names (which must cost nothing).
+Beside `mount`, this module alone knows pyfuse3, with `presentation` and `xattrs`.  Any exception
+but FUSEError from a handler ends the mount, hence `handler` on every one of them except `forget`
+(which cannot fail) and `getxattr` for foreign names (which must cost nothing).
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import errno
 import functools
 import logging
 import os
-import stat
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
@@ -21,12 +19,13 @@ import trio
 
 from rucio_fs.callers import Caller
 from rucio_fs.did import Identity
-from rucio_fs.errors import NameTooLong, NoAttribute, NotOffered, ReadOnly, RucioFsError, Stale
+from rucio_fs.errors import NameTooLong, ReadOnly, RucioFsError
 from rucio_fs.filenames import MAX_BYTES
 from rucio_fs.handles import HandleTable, OpenDir
 from rucio_fs.inodes import InodeTable
 from rucio_fs.interrupts import Interrupts
-from rucio_fs.nodes.base import Attr, Change, Dir, Entry, Node, OpenFile, Vanished
+from rucio_fs.nodes.base import Attr, Dir, Entry, Node, OpenFile, Vanished
+from rucio_fs.presentation import Presentation, blank
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -34,17 +33,6 @@ T = TypeVar("T")
 Self = TypeVar("Self", bound="Operations")
 
 _DOTS = 2  # "." and ".." come before the entries of a directory
-_USER_PREFIX = b"user."
-_OURS = b"user.rucio."
-
-
-@dataclass(frozen=True, slots=True)
-class Presentation:
-    """How nodes are shown: owner, and the bits that are taken away from their modes."""
-
-    uid: int
-    gid: int
-    umask: int = 0
 
 
 def handler(
@@ -92,7 +80,7 @@ class Operations(pyfuse3.Operations):
         self._who = who
         self._disk = disk
         # One object for all entries of a directory: pyfuse3 copies it into the reply at once.
-        self._scratch = self._blank()
+        self._scratch = blank()
 
     def init(self) -> None:
         """The kernel has said INIT; after this task's turn it knows our answer."""
@@ -107,15 +95,15 @@ class Operations(pyfuse3.Operations):
         filename = self._filename(name)
         parent = self.inodes.dir(parent_inode)
         with self.interrupts.watch(ctx.pid):
-            found = await parent.child(self._identity(ctx), filename)
+            found = await parent.child(self.identity(ctx), filename)
         return self._shown(found)
 
     @handler
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         node = self.inodes.node(inode)
         with self.interrupts.watch(ctx.pid):
-            attr = await node.attr(self._identity(ctx))
-        return self._entry(inode, attr, 0.0)
+            attr = await node.attr(self.identity(ctx))
+        return self._presentation.entry(inode, attr, 0.0)
 
     @handler
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
@@ -139,29 +127,17 @@ class Operations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
         node = self.inodes.node(inode)
-        who = self._identity(ctx)
+        who = self.identity(ctx)
         opened = None if fh is None else self.handles.file(fh)
-        await node.set_attr(who, self._change(attr, fields), opened, _caller(ctx))
-        return self._entry(inode, await node.attr(who), 0.0)
-
-    def _change(self, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> Change:
-        # Whoever is shown as the owner of everything is this process to the disk.
-        shown, uid, gid = self._presentation, attr.st_uid, attr.st_gid
-        return Change(
-            mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
-            size=attr.st_size if fields.update_size else None,
-            atime_ns=attr.st_atime_ns if fields.update_atime else None,
-            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
-            uid=(os.geteuid() if uid == shown.uid else uid) if fields.update_uid else None,
-            gid=(os.getegid() if gid == shown.gid else gid) if fields.update_gid else None,
-        )
+        await node.set_attr(who, self._presentation.change(attr, fields), opened, _caller(ctx))
+        return self._presentation.entry(inode, await node.attr(who), 0.0)
 
     # --- directories ---------------------------------------------------------------------------
 
     @handler
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         node = self.inodes.dir(inode)
-        who = self._identity(ctx)
+        who = self.identity(ctx)
         with self.interrupts.watch(ctx.pid):
             entries = await node.children(who)
         return self.handles.add_dir(OpenDir(node, who, entries))
@@ -176,7 +152,8 @@ class Operations(pyfuse3.Operations):
         position = start_id
         for dots in (b".", b"..")[position:]:
             position += 1
-            here = self._fill(self._scratch, self.inodes.number(opened.node), _DOT_ATTR, 0.0)
+            ino = self.inodes.number(opened.node)
+            here = self._presentation.fill(self._scratch, ino, _DOT_ATTR, 0.0)
             if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(dots), here, position):
                 return
         self._show(token, opened.entries, position - _DOTS)
@@ -185,6 +162,7 @@ class Operations(pyfuse3.Operations):
         """Fill the reply with *entries* from *start* on, as many as it takes."""
         # atomic: references are counted only for the entries that go out
         counted: list[int] = []
+        fill, scratch = self._presentation.fill, self._scratch
         try:
             for index in range(start, len(entries)):
                 try:
@@ -196,7 +174,7 @@ class Operations(pyfuse3.Operations):
                 if not pyfuse3.readdir_reply(
                     token,
                     pyfuse3.FileNameT(os.fsencode(filename)),
-                    self._fill(self._scratch, ino, attr, ttl),
+                    fill(scratch, ino, attr, ttl),
                     index + _DOTS + 1,
                 ):
                     self.inodes.forget(counted.pop(), 1)
@@ -222,7 +200,7 @@ class Operations(pyfuse3.Operations):
         if flags & (os.O_WRONLY | os.O_RDWR) and not node.is_writable:
             raise ReadOnly(f"{node.key} cannot be written")
         with self.interrupts.watch(ctx.pid):
-            opened = await node.open(self._identity(ctx), flags, _caller(ctx))
+            opened = await node.open(self.identity(ctx), flags, _caller(ctx))
         return self._opened(opened)
 
     def _opened(self, opened: OpenFile) -> pyfuse3.FileInfo:
@@ -260,7 +238,7 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         parent, filename = self.inodes.dir(parent_inode), self._filename(name)
-        made, opened = await parent.create(self._identity(ctx), filename, mode, flags, _caller(ctx))
+        made, opened = await parent.create(self.identity(ctx), filename, mode, flags, _caller(ctx))
         return self._opened(opened), self._shown(made)
 
     @handler
@@ -268,14 +246,14 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         parent, filename = self.inodes.dir(parent_inode), self._filename(name)
-        return self._shown(await parent.mknod(self._identity(ctx), filename, mode, _caller(ctx)))
+        return self._shown(await parent.mknod(self.identity(ctx), filename, mode, _caller(ctx)))
 
     @handler
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         parent, filename = self.inodes.dir(parent_inode), self._filename(name)
-        return self._shown(await parent.mkdir(self._identity(ctx), filename, mode, _caller(ctx)))
+        return self._shown(await parent.mkdir(self.identity(ctx), filename, mode, _caller(ctx)))
 
     @handler
     async def symlink(
@@ -283,7 +261,7 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         parent, filename = self.inodes.dir(parent_inode), self._filename(name)
         to = os.fsdecode(target)
-        return self._shown(await parent.symlink(self._identity(ctx), filename, to, _caller(ctx)))
+        return self._shown(await parent.symlink(self.identity(ctx), filename, to, _caller(ctx)))
 
     @handler
     async def link(
@@ -291,17 +269,17 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         node, filename = self.inodes.node(inode), self._filename(new_name)
         parent = self.inodes.dir(new_parent_inode)
-        return self._shown(await parent.link(self._identity(ctx), node, filename))
+        return self._shown(await parent.link(self.identity(ctx), node, filename))
 
     @handler
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         parent, filename = self.inodes.dir(parent_inode), self._filename(name)
-        await parent.unlink(self._identity(ctx), filename)
+        await parent.unlink(self.identity(ctx), filename)
 
     @handler
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         parent, filename = self.inodes.dir(parent_inode), self._filename(name)
-        await parent.rmdir(self._identity(ctx), filename)
+        await parent.rmdir(self.identity(ctx), filename)
 
     @handler
     async def rename(
@@ -315,11 +293,11 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         parent, old = self.inodes.dir(parent_inode_old), self._filename(name_old)
         new_parent, new = self.inodes.dir(parent_inode_new), self._filename(name_new)
-        await parent.rename(self._identity(ctx), old, new_parent, new, flags)
+        await parent.rename(self.identity(ctx), old, new_parent, new, flags)
 
     @handler
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
-        return os.fsencode(await self.inodes.node(inode).readlink(self._identity(ctx)))
+        return os.fsencode(await self.inodes.node(inode).readlink(self.identity(ctx)))
 
     @handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
@@ -336,7 +314,7 @@ class Operations(pyfuse3.Operations):
 
     # --- helpers -------------------------------------------------------------------------------
 
-    def _identity(self, ctx: pyfuse3.RequestContext) -> Identity:
+    def identity(self, ctx: pyfuse3.RequestContext) -> Identity:
         return self._who
 
     def _filename(self, name: bytes) -> str:
@@ -346,101 +324,14 @@ class Operations(pyfuse3.Operations):
 
     def _shown(self, found: Entry) -> pyfuse3.EntryAttributes:
         """What the kernel is told of *found*; the last act of a handler, since it counts."""
-        entry = self._entry(0, found.attr, found.ttl)
+        entry = self._presentation.entry(0, found.attr, found.ttl)
         entry.st_ino = pyfuse3.InodeT(self.inodes.ref(found.node))
-        return entry
-
-    def _blank(self) -> pyfuse3.EntryAttributes:
-        entry = pyfuse3.EntryAttributes()
-        entry.st_blksize = 1 << 20  # what cp and cat read at a time
-        entry.generation = 0  # a number is never given to another node in a mount's life
-        return entry
-
-    def _entry(self, ino: int, attr: Attr, ttl: float) -> pyfuse3.EntryAttributes:
-        return self._fill(self._blank(), ino, attr, ttl)
-
-    def _fill(
-        self, entry: pyfuse3.EntryAttributes, ino: int, attr: Attr, ttl: float
-    ) -> pyfuse3.EntryAttributes:
-        mode, size, mtime_ns, attr_ttl, atime_ns, ctime_ns, blocks, nlink, uid, gid = attr
-        shown = self._presentation
-        entry.st_ino = ino
-        entry.st_mode = pyfuse3.ModeT(mode & ~shown.umask)
-        entry.st_size = size
-        entry.st_blocks = (size + 511) >> 9 if blocks is None else blocks
-        entry.st_mtime_ns = mtime_ns
-        entry.st_atime_ns = mtime_ns if atime_ns is None else atime_ns
-        entry.st_ctime_ns = mtime_ns if ctime_ns is None else ctime_ns
-        # 1 also for directories: "how many subdirectories" is not known, and find trusts it.
-        entry.st_nlink = 1 if nlink is None else nlink
-        entry.st_uid = shown.uid if uid is None else uid
-        entry.st_gid = shown.gid if gid is None else gid
-        entry.attr_timeout = attr_ttl
-        entry.entry_timeout = ttl
         return entry
 
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         # Not left out: the kernel itself would then answer ENODATA for system.posix_acl_access,
         # and `ls -l` asks of every file until it hears that the filesystem knows no such thing.
         raise pyfuse3.FUSEError(errno.EOPNOTSUPP)
-
-
-class OperationsWithXattrs(Operations):
-    """The same with extended attributes.
-
-    A class of its own: listxattr and setxattr cannot be switched off for one mount.
-    """
-
-    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        if not name.startswith(_OURS) and not self._is_kept(inode, name):
-            # `ls -l` asks security.selinux and system.posix_acl_access of every file, until one
-            # answer says that the filesystem knows no such thing; ENODATA would not say that.
-            raise pyfuse3.FUSEError(
-                errno.ENODATA if name.startswith(_USER_PREFIX) else errno.EOPNOTSUPP
-            )
-        return await self._getxattr(inode, name, ctx)
-
-    def _is_kept(self, inode: int, name: bytes) -> bool:
-        """Whether *name*, none of ours, is one that the node keeps."""
-        if not name.startswith(_USER_PREFIX):
-            return False
-        try:
-            return self.inodes.node(inode).keeps_xattrs
-        except Stale:
-            return False
-
-    @handler
-    async def _getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        node = self.inodes.node(inode)
-        with self.interrupts.watch(ctx.pid):
-            value = await node.xattr(self._identity(ctx), os.fsdecode(name))
-        return os.fsencode(value)
-
-    @handler
-    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        node = self.inodes.node(inode)
-        with self.interrupts.watch(ctx.pid):
-            names = await node.xattr_names(self._identity(ctx))
-        return [os.fsencode(name) for name in names]
-
-    @handler
-    async def setxattr(
-        self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
-    ) -> None:
-        node: Node = self.inodes.node(inode)
-        if not name.startswith(_OURS) and not self._is_kept(inode, name):
-            raise NotOffered(f"{os.fsdecode(name)} cannot be set")
-        with self.interrupts.watch(ctx.pid):
-            await node.set_xattr(self._identity(ctx), os.fsdecode(name), os.fsdecode(value))
-
-    @handler
-    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        node = self.inodes.node(inode)
-        if not name.startswith(_OURS) and not self._is_kept(inode, name):
-            kind = NoAttribute if name.startswith(_USER_PREFIX) else NotOffered
-            raise kind(f"{os.fsdecode(name)} is not kept here")
-        with self.interrupts.watch(ctx.pid):
-            await node.remove_xattr(self._identity(ctx), os.fsdecode(name))
 
 
 def _caller(ctx: pyfuse3.RequestContext) -> Caller:

@@ -129,6 +129,7 @@ class Tree:
                 **(rules.keeper.status() if rules is not None else {}),
                 "problems": len(reading.events.problems()),
                 **asdict(reading.opener.counters),
+                "switched": reading.opener.switched,
             },
             "cache": reading.catalogue.status(),
         }

@@ -20,7 +20,8 @@ from rucio_fs.nodes.control import ControlDir, RefreshFile, StatusFile, TextFile
 from rucio_fs.nodes.dids import Services
 from rucio_fs.nodes.scopes import RootDir
 from rucio_fs.opening import Opener
-from rucio_fs.operations import OperationsWithXattrs, Presentation
+from rucio_fs.presentation import Presentation
+from rucio_fs.xattrs import OperationsWithXattrs
 from tests.fakes import EPOCH_NS, MY, FailingCatalogue, FakeCatalogue
 from tests.fs.kernel import Kernel, readdir_reply
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pyfuse3
 import pytest
 
-from rucio_fs.operations import OperationsWithXattrs
+from rucio_fs.xattrs import OperationsWithXattrs
 
 ROOM = 1 << 30
 

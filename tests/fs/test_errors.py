@@ -32,8 +32,9 @@ from rucio_fs.nodes.base import (
     dir_attr,
     file_attr,
 )
-from rucio_fs.operations import OperationsWithXattrs, Presentation
+from rucio_fs.presentation import Presentation
 from rucio_fs.sources.base import Data
+from rucio_fs.xattrs import OperationsWithXattrs
 from tests.fakes import MY
 from tests.fs.kernel import Context, Token, fails_with
 

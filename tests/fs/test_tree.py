@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from rucio_fs.config import CacheConfig
 from rucio_fs.errors import Denied, LoginFailed, TooSlow, Unreachable
-from rucio_fs.operations import Presentation
+from rucio_fs.presentation import Presentation
 from tests.fakes import EPOCH_NS, SECOND
 from tests.fs.conftest import GID, UID, World
 from tests.fs.kernel import fails_with

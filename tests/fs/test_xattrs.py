@@ -11,7 +11,8 @@ from trio.testing import MockClock
 
 from rucio_fs.did import DIDType
 from rucio_fs.errors import Unreachable
-from rucio_fs.operations import Operations, OperationsWithXattrs
+from rucio_fs.operations import Operations
+from rucio_fs.xattrs import OperationsWithXattrs
 from tests.fs.conftest import World
 from tests.fs.kernel import fails_with
 

@@ -11,7 +11,8 @@ import pyfuse3
 import pytest
 
 from lake import Lake
-from rucio_fs.operations import Operations, OperationsWithXattrs
+from rucio_fs.operations import Operations
+from rucio_fs.xattrs import OperationsWithXattrs
 from tests.fuse.buggy_server import PLACES
 from tests.mounting import Mount
 
