@@ -17,7 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rucio_fs.config import Config, default_log_file, with_log_file
+from rucio_fs.config import Config, with_log_file
+from rucio_fs.directories import default_log_file
 from rucio_fs.errors import MountError, RucioFsError, UsageError
 
 _MODULE = "rucio_fs.background"  # __name__ is something else in the new process

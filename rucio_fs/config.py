@@ -1,23 +1,17 @@
-"""What can be set, with its default and the reason for it, and which of two values counts.
+"""What can be set, with its default and the reason for it.
 
 One frozen section per component; a component gets its section, never the whole.  Sizes are bytes
-and times are seconds; `units` reads what people write.  This module and `settings` alone know
-where a value came from; only Rucio's own variables are read elsewhere, beside its clients.
-Every key is explained in docs/CONFIGURATION.md.
+and times are seconds; `units` reads what people write.  Every key is explained in
+docs/CONFIGURATION.md.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import pwd
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from rucio_fs import settings
-from rucio_fs.errors import UsageError
 from rucio_fs.units import (
     DAY,
     GIB,
@@ -42,12 +36,6 @@ from rucio_fs.units import (
     Wait,
     choice,
 )
-
-SYSTEM_FILE = Path("/etc/rucio-fs.toml")
-SYSTEM_LOGS = Path("/var/log/rucio-fs")
-SYSTEM_CACHE = Path("/var/cache/rucio-fs")
-SYSTEM_DATA = Path("/var/lib/rucio-fs")
-FILE_VARIABLE = "RUCIO_FS_CONFIG"
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,182 +245,6 @@ class Config:
     file: Path | None = None
 
 
-# Every key has the -o name "section.key"; these are the ones worth a shorter one.
-SHORT_NAMES: Mapping[str, str] = {
-    **{
-        name: f"mount.{name}"
-        for name in (
-            "uid", "gid", "umask", "allow_other", "fsname", "xattrs", "read_ahead", "max_tasks",
-            "timeout_local",
-        )
-    },
-    "rucio_config": "rucio.config_file",
-    "account": "rucio.account",
-    "rucio_host": "rucio.host",
-    "auth_host": "rucio.auth_host",
-    "scopes": "scopes.allow",
-    "deny_scopes": "scopes.deny",
-    "site": "site.name",
-    "rse": "site.rse",
-    "policy": "opening.policy",
-    "open_wait": "opening.wait",
-    "rule_lifetime": "rules.lifetime",
-    "rule_grouping": "rules.grouping",
-    "cache_size": "cache.size",
-    "cache_dir": "diskcache.dir",
-    "scratch_rse": "scratch.rse",
-    "scratch_dir": "scratch.dir",
-    "token_file": "storages.token_file",
-    "ca": "storages.ca",
-    "log_level": "log.level",
-    "log_file": "log.file",
-}  # fmt: skip
-
-# Variables of Rucio's own: what a key means by default, so a rucio-fs.toml beats them.
-RUCIO_VARIABLES: Mapping[str, Sequence[str]] = {
-    "rucio.config_file": ("RUCIO_CONFIG",),
-    "site.name": ("SITE_NAME", "ATLAS_SITE_NAME", "OSG_SITE_NAME"),
-}
-
-
-def load(
-    *,
-    flags: Mapping[str, tuple[str, object]] | None = None,
-    options: Sequence[str] = (),
-    file: Path | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> Config:
-    """Read the configuration: flag > -o > environment > rucio-fs.toml > default.
-
-    *flags* maps a key ("site.rse") to the flag's spelling and its value; *options* are the
-    arguments of `-o`; *file* is that of `--config`; *environ* is the process's own if None.
-    Rucio's own variables ($SITE_NAME) are the default of their key.
-
-    Raises: UsageError for a mistake in any of them, also in a value that another one overrides.
-    """
-    environ = os.environ if environ is None else environ
-    keys = settings.table(Config)
-    path = file or _file(environ)
-    written = [
-        *_rucio_variables(environ, keys),
-        *(settings.from_file(path, keys) if path else ()),
-        *settings.from_environment(environ, keys, ignored=(FILE_VARIABLE,)),
-        *settings.from_options(options, keys, SHORT_NAMES),
-        *(
-            settings.Written(keys[key], raw, flag, Path())
-            for key, (flag, raw) in (flags or {}).items()
-        ),
-    ]
-    config = _assemble(settings.build(written), path)
-    _require_file(config.rucio.config_file, written)
-    return config
-
-
-def default_log_file(mountpoint: Path, environ: Mapping[str, str] | None = None) -> Path:
-    """Log of a mount that runs in the background: one file for each mountpoint.
-
-    Raises: UsageError if the user has no home directory.
-    """
-    directory = _own_directory(environ, SYSTEM_LOGS, "XDG_STATE_HOME", ".local/state")
-    if directory is None:
-        raise UsageError("no home directory to keep the log in; say where with --log-file FILE")
-    return directory / f"{_escaped(mountpoint)}.log"
-
-
-def default_cache(mountpoint: Path, environ: Mapping[str, str] | None = None) -> Path:
-    """Directory for what a mount has streamed: one for each mountpoint.
-
-    Raises: UsageError if the user has no home directory.
-    """
-    directory = _own_directory(environ, SYSTEM_CACHE, "XDG_CACHE_HOME", ".cache")
-    if directory is None:
-        raise UsageError("no home directory for the cache; say where with diskcache.dir")
-    return directory / _escaped(mountpoint)
-
-
-def default_scratch(mountpoint: Path, environ: Mapping[str, str] | None = None) -> Path:
-    """Directory for what is saved in a mount: one for each mountpoint.
-
-    Raises: UsageError if the user has no home directory.
-    """
-    directory = _own_directory(environ, SYSTEM_DATA, "XDG_DATA_HOME", ".local/share")
-    if directory is None:
-        raise UsageError("no home directory for what is saved; say where with scratch.dir")
-    return directory / "scratch" / _escaped(mountpoint)
-
-
-def _own_directory(
-    environ: Mapping[str, str] | None, of_root: Path, variable: str, in_home: str
-) -> Path | None:
-    """Where this user keeps things of one kind; None without a home directory."""
-    if os.geteuid() == 0:
-        return of_root
-    environ = os.environ if environ is None else environ
-    base = environ.get(variable) or _in_home(environ, in_home)
-    return None if base is None else Path(base, "rucio-fs")
-
-
-def _escaped(mountpoint: Path) -> str:
-    """A filename for *mountpoint* that no other one has.
-
-    `/` becomes `-`, so `-` and `%` are written as `%XX`.
-    """
-    escaped = str(mountpoint).replace("%", "%25").replace("-", "%2D").strip("/").replace("/", "-")
-    if len(os.fsencode(escaped)) > 240:  # 255 is the kernel's limit for a filename
-        escaped = hashlib.blake2b(os.fsencode(escaped), digest_size=16).hexdigest()
-    return escaped
-
-
 def with_log_file(config: Config, file: Path) -> Config:
     """Copy of *config* that logs to *file*."""
     return replace(config, log=replace(config.log, file=file))
-
-
-def _file(environ: Mapping[str, str]) -> Path | None:
-    """The rucio-fs.toml that counts; the one of $RUCIO_FS_CONFIG must exist, the others may."""
-    if environ.get(FILE_VARIABLE):
-        path = Path(environ[FILE_VARIABLE])
-        if not path.is_file():
-            raise UsageError(f"${FILE_VARIABLE}: {path} is not a file")
-        return path
-    directories = [environ.get("XDG_CONFIG_HOME"), _in_home(environ, ".config")]
-    candidates = [Path(directory, "rucio-fs.toml") for directory in directories if directory]
-    return next((path for path in [*candidates, SYSTEM_FILE] if os.path.exists(path)), None)
-
-
-def _in_home(environ: Mapping[str, str], relative: str) -> str | None:
-    try:
-        home = environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:  # Kubernetes runs containers under user ids that no passwd file knows
-        return None
-    return f"{home}/{relative}"
-
-
-def _rucio_variables(
-    environ: Mapping[str, str], keys: Mapping[str, settings.Setting]
-) -> list[settings.Written]:
-    found = []
-    for key, variables in RUCIO_VARIABLES.items():
-        variable = next((name for name in variables if environ.get(name)), None)
-        if variable is not None:
-            raw = environ[variable]
-            found.append(settings.Written(keys[key], raw, f"${variable}", Path()))
-    return found
-
-
-def _assemble(sections: Mapping[str, Mapping[str, object]], path: Path | None) -> Config:
-    config = Config(file=path)
-    for section, values in sections.items():
-        # The values have been through the Kind of their field, which no type checker can follow.
-        changed = replace(getattr(config, section), **values)
-        config = replace(config, **{section: changed})
-    return config
-
-
-def _require_file(path: Path | None, written: Sequence[settings.Written]) -> None:
-    """Refuse a rucio.cfg that is not there; rucio-clients would only say what it did not find."""
-    if path is None or os.access(path, os.R_OK):
-        return
-    where = [item.where for item in written if item.setting.key == "rucio.config_file"][-1]
-    reason = "cannot be read" if path.exists() else "does not exist"
-    raise UsageError(f"{where}: {path} {reason}; name the rucio.cfg of your Rucio")

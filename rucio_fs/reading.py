@@ -12,8 +12,9 @@ from rucio_fs.catalogue.asking import Asking
 from rucio_fs.catalogue.cache import CachedCatalogue
 from rucio_fs.catalogue.rucio import RucioCatalogue
 from rucio_fs.catalogue.rucio_rules import RucioRules
-from rucio_fs.config import Config, default_cache
+from rucio_fs.config import Config
 from rucio_fs.did import Identity
+from rucio_fs.directories import default_cache
 from rucio_fs.diskcache.store import Store
 from rucio_fs.errors import UsageError
 from rucio_fs.opening import Bringing, Opener

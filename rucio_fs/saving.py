@@ -14,9 +14,10 @@ from rucio_fs.catalogue.cache import CachedCatalogue
 from rucio_fs.catalogue.rucio import RucioCatalogue
 from rucio_fs.catalogue.rucio_registry import RucioRegistry
 from rucio_fs.catalogue.rucio_rules import RucioRules
-from rucio_fs.config import Config, default_scratch
+from rucio_fs.config import Config
 from rucio_fs.depot.depot import Depot
 from rucio_fs.did import DID, Identity
+from rucio_fs.directories import default_scratch
 from rucio_fs.errors import NoTarget, Refused, RucioFsError, UsageError
 from rucio_fs.nodes.control import UploadsFile
 from rucio_fs.nodes.scratch import ScratchServices

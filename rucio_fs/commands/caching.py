@@ -11,12 +11,13 @@ from concurrent.futures import wait as wait_for_futures
 from pathlib import Path
 from typing import Any
 
+from rucio_fs import PROGRAM
 from rucio_fs.commands import places
 from rucio_fs.commands.asking import Asker, Child
 from rucio_fs.commands.deciding import Exit
 from rucio_fs.commands.once import ALIVE, hanging
 from rucio_fs.commands.waiting import Clock, RealClock
-from rucio_fs.commands.words import PROGRAM, complain, counted, print_json, size
+from rucio_fs.commands.words import complain, counted, print_json, size
 from rucio_fs.errors import MountError, RucioFsError, UsageError
 
 _LOOK = 0.25  # s between two looks at how far it is

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rucio_fs import PROGRAM
 from rucio_fs.commands import places
 from rucio_fs.commands.asking import Asker, Child
 from rucio_fs.commands.deciding import End, Exit, overall
 from rucio_fs.commands.reporting import ErrorsAlone, Lines, Reporter
 from rucio_fs.commands.targets import Target
 from rucio_fs.commands.waiting import Clock, RealClock, Waiting
-from rucio_fs.commands.words import PROGRAM, counted, print_json
+from rucio_fs.commands.words import counted, print_json
 from rucio_fs.errors import UsageError
 
 Locate = Callable[[Path], places.Where]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rucio_fs import PROGRAM
 from rucio_fs.commands import places
 from rucio_fs.commands.asking import Asker, Child
 from rucio_fs.commands.deciding import Exit
@@ -23,7 +24,7 @@ from rucio_fs.commands.once import ALIVE, hanging
 from rucio_fs.commands.tallying import FAILED, Course, Facts, Tally, is_at
 from rucio_fs.commands.uploads_asking import REFUSED, answered, board, failure
 from rucio_fs.commands.waiting import SILENCE, Clock, RealClock
-from rucio_fs.commands.words import PROGRAM, complain, counted, duration, print_json, size
+from rucio_fs.commands.words import complain, counted, duration, print_json, size
 from rucio_fs.errors import RucioFsError, UsageError
 
 _LOOK = 0.5  # s between two looks at how far it is

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from rucio_fs import PROGRAM
 from rucio_fs.commands import places
 from rucio_fs.commands.asking import Asker, Child, Found
 from rucio_fs.commands.deciding import Exit
@@ -26,7 +27,7 @@ from rucio_fs.commands.uploads_asking import (
     failure,
 )
 from rucio_fs.commands.waiting import SILENCE, Clock, RealClock
-from rucio_fs.commands.words import PROGRAM, complain, counted, duration, print_json, size
+from rucio_fs.commands.words import complain, counted, duration, print_json, size
 from rucio_fs.errors import UsageError
 
 _LOOK = 0.5  # s between two looks at how far it is

@@ -6,7 +6,7 @@ import json
 import sys
 from datetime import UTC, datetime
 
-PROGRAM = "rucio-fs"
+from rucio_fs import PROGRAM
 
 
 def complain(message: str) -> None:

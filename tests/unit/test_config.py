@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rucio_fs import config as config_module
-from rucio_fs import settings, units
-from rucio_fs.config import Config, default_log_file, load
+from rucio_fs import loading, settings, units
+from rucio_fs.config import Config
+from rucio_fs.directories import default_log_file
 from rucio_fs.errors import UsageError
+from rucio_fs.loading import load
 from rucio_fs.settings import Setting
 
 KEYS = settings.table(Config)
@@ -25,7 +26,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "CONFIGURATION.md"
 @pytest.fixture(autouse=True)
 def no_system_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What this machine has in /etc is no matter of the tests."""
-    monkeypatch.setattr(config_module, "SYSTEM_FILE", tmp_path / "etc" / "rucio-fs.toml")
+    monkeypatch.setattr(loading, "SYSTEM_FILE", tmp_path / "etc" / "rucio-fs.toml")
 
 
 def read(tmp_path: Path, text: str) -> Config:
@@ -269,9 +270,9 @@ def test_options() -> None:
 
 
 def test_short_names_are_settings_and_not_generic_options() -> None:
-    assert set(config_module.SHORT_NAMES.values()) <= set(KEYS)
-    assert set(config_module.RUCIO_VARIABLES) <= set(KEYS)
-    for name in config_module.SHORT_NAMES:
+    assert set(loading.SHORT_NAMES.values()) <= set(KEYS)
+    assert set(loading.RUCIO_VARIABLES) <= set(KEYS)
+    for name in loading.SHORT_NAMES:
         raw = {"uid": "0", "umask": "022"}.get(name, "1")
         with pytest.raises(UsageError, match=re.escape(f"-o {name}: ")):
             load(environ={}, options=[f"{name}=\x00{raw}"])
@@ -423,7 +424,7 @@ def test_the_document_tells_default_variable_and_short_name(setting: Setting) ->
     assert meaning
     assert reason
     assert f"`{setting.variable}`" in names
-    shorts = {short for short, key in config_module.SHORT_NAMES.items() if key == setting.key}
+    shorts = {short for short, key in loading.SHORT_NAMES.items() if key == setting.key}
     assert set(re.findall(r"`-o (\w+)`", names)) == shorts
     if setting.key in ("mount.uid", "mount.gid"):
         assert default == "the mounting user's"
