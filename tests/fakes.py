@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -271,6 +271,10 @@ class FakeCatalogue:
             did.name,
         )
 
+    async def parents(self, who: Identity, did: DID) -> Collection[DID]:
+        await self._arrive(who, "parents")
+        return [name for name, record in self._records.items() if did in record.children]
+
     async def info(self, who: Identity, did: DID) -> DIDInfo:
         await self._arrive(who, "info")
         return self._record(did).info
@@ -404,6 +408,10 @@ class FailingCatalogue:
     async def content(self, who: Identity, did: DID) -> Listing:
         self._arrive("content")
         return await self.inner.content(who, did)
+
+    async def parents(self, who: Identity, did: DID) -> Collection[DID]:
+        self._arrive("parents")
+        return await self.inner.parents(who, did)
 
     async def info(self, who: Identity, did: DID) -> DIDInfo:
         self._arrive("info")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from rucio_fs import filenames
@@ -57,6 +57,13 @@ class Catalogue(Protocol):
 
     async def content(self, who: Identity, did: DID) -> Listing:
         """Direct members of the collection *did*.  Source: GET /dids/SCOPE/NAME/dids."""
+        ...
+
+    async def parents(self, who: Identity, did: DID) -> Collection[DID]:
+        """The collections that *did* is in directly; none also for what Rucio does not know.
+
+        Source: GET /dids/SCOPE/NAME/parents.
+        """
         ...
 
     async def info(self, who: Identity, did: DID) -> DIDInfo:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -76,6 +76,12 @@ class RucioCatalogue:
             return Listing(rows.members(client.list_content(*did)), did.scope, did.name)
 
         return await self.asking.ask(who, str(did), question, is_listing=True)
+
+    async def parents(self, who: Identity, did: DID) -> Collection[DID]:
+        def question(client: RucioClient) -> frozenset[DID]:
+            return frozenset(one.did for one in rows.members(client.list_parent_dids(*did)))
+
+        return await self.asking.ask(who, str(did), question)
 
     async def info(self, who: Identity, did: DID) -> DIDInfo:
         if not _fits_header(did.name):

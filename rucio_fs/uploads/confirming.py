@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+
+from cachetools import LRUCache
 
 from rucio_fs import checksums
 from rucio_fs.did import DID, RuleState
@@ -16,6 +18,9 @@ from rucio_fs.uploads.records import Record, State
 
 log = logging.getLogger(__name__)
 
+_PARENTS = 500  # members a file, beyond which its parents are asked for: that costs as much as 200
+_REMEMBERED = 10_000  # datasets
+
 
 class Confirmer:
     """Looks at uploads that are registered and ruled, many a request."""
@@ -25,6 +30,7 @@ class Confirmer:
         self._leaver = leaver
         self._has_complained = False  # of copies that cannot be given up: once is enough
         self._confirmed: set[int] = set()
+        self._lengths: LRUCache[DID, int] = LRUCache(_REMEMBERED)  # of datasets, when last listed
 
     def __repr__(self) -> str:
         return f"<Confirmer for {self._context.ledger!r}>"
@@ -68,17 +74,24 @@ class Confirmer:
         )
 
     async def _read_back_members(self, dataset: DID, records: Sequence[Record]) -> None:
-        context = self._context
-        try:
-            content = await context.catalogue.content(context.who, dataset)
-        except NotFound:
-            members: set[DID] = set()
-        else:
-            members = {member.did for member in content.members}
+        members = await self._members(dataset, [record.did for record in records])
         for record in records:
             if record.did not in members:
                 log.warning("%s is not in %s; it is attached again", record.did, dataset)
                 self._lost(record, State.REGISTERED)
+
+    async def _members(self, dataset: DID, of_interest: Sequence[DID]) -> Set[DID]:
+        """Those *of_interest* that are in *dataset*, and maybe others."""
+        catalogue, who = self._context.catalogue, self._context.who
+        if self._lengths.get(dataset, 0) > _PARENTS * len(of_interest):
+            parents = {did: await catalogue.parents(who, did) for did in of_interest}
+            return {did for did, collections in parents.items() if dataset in collections}
+        try:
+            content = await catalogue.content(who, dataset)
+        except NotFound:
+            return frozenset()
+        self._lengths[dataset] = len(content)
+        return {member.did for member in content.members}
 
     def _replica_lost(self, record: Record) -> None:
         """Its bytes need not be on storage any more: it is uploaded again, if they are here."""

@@ -89,6 +89,17 @@ class CatalogueContract:
     async def test_content_of_a_file_is_empty(self, catalogue: Catalogue) -> None:
         assert len(await catalogue.content(MY, FILE)) == 0
 
+    @pytest.mark.parametrize("one", [*samples.DATASETS, *samples.CONTAINERS], ids=lambda o: o.did)
+    async def test_parents_are_what_it_was_attached_to(
+        self, catalogue: Catalogue, one: samples.SampleCollection
+    ) -> None:
+        for member in _dids(one.members):
+            assert DID(one.scope, one.filename) in await catalogue.parents(MY, member)
+
+    async def test_what_is_in_nothing_has_no_parents(self, catalogue: Catalogue) -> None:
+        assert not await catalogue.parents(MY, SURVEY)
+        assert not await catalogue.parents(MY, DID("sky", "no-such-file"))
+
     async def test_info_of_a_file(self, catalogue: Catalogue) -> None:
         info = await catalogue.info(MY, FILE)
         assert (info.did, info.type, info.account) == (FILE, DIDType.FILE, "root")

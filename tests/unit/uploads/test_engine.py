@@ -13,6 +13,7 @@ from trio.testing import MockClock
 from rucio_fs.depot.failures import Full
 from rucio_fs.did import DID, DIDType, RuleState
 from rucio_fs.errors import Denied, LoginFailed, Unreachable
+from rucio_fs.uploads import confirming
 from rucio_fs.uploads.context import SCHEMES
 from rucio_fs.uploads.options import Options
 from rucio_fs.uploads.records import Record, State
@@ -579,6 +580,38 @@ async def test_a_replica_that_is_lost_with_its_file(
             await bench.ledger.news()
     assert "save it again" in record.error
     assert "COLO" not in bench.lake.states(did)
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+async def test_a_file_that_is_taken_out_of_its_dataset_is_attached_again(
+    clock: MockClock, bench: Bench, monkeypatch: pytest.MonkeyPatch, is_large: bool
+) -> None:
+    """Before we have looked for it there."""
+    run = DID("s", "run")
+    bench.save("s/run/a", b"first")
+    await bench.done("s/run/a")
+    monkeypatch.setattr(confirming, "_PARENTS", 0 if is_large else 1000)
+    did = bench.save("s/run/b", b"second")
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.lake, "replicas_of", away)
+        await bench.until("s/run/b", "REPLICATING")
+        bench.lake.detach(run, did)
+    await bench.done("s/run/b")
+    assert did in bench.lake._records[run].children
+
+
+async def test_a_large_dataset_is_not_listed_for_each_file(
+    clock: MockClock, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confirming, "_PARENTS", 2)
+    paths = [f"s/run/{name}" for name in "abc"]
+    for path in paths:
+        bench.save(path, b"bytes")
+    await bench.done(*paths)
+    bench.lake.calls.clear()
+    bench.save("s/run/d", b"bytes")
+    await bench.done("s/run/d")
+    assert (bench.lake.calls["content"], bench.lake.calls["parents"]) == (0, 1)
 
 
 async def away(*args: object) -> NoReturn:
