@@ -9,10 +9,9 @@ from typing import assert_never
 
 from rucio_fs.did import FileReplicas, Replica
 from rucio_fs.errors import Corrupt, NoReplica, NotYetHere, OnTape, RucioFsError
+from rucio_fs.webdav.addresses import SCHEMES
 
 AVAILABLE = "AVAILABLE"
-STREAMED = ("davs", "https", "dav", "http")
-"""Schemes of PFNs that are WebDAV or plain HTTP."""
 
 _COPYING = "COPYING"
 
@@ -184,7 +183,7 @@ def streamable(file: FileReplicas) -> tuple[Replica, ...]:
         replica
         for replica in file.replicas
         if not replica.is_tape
-        and replica.pfn.partition("://")[0] in STREAMED
+        and replica.pfn.partition("://")[0] in SCHEMES
         and file.states.get(replica.rse, AVAILABLE) == AVAILABLE
     )
 

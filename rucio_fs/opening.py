@@ -11,7 +11,6 @@ from functools import partial
 import trio
 
 from rucio_fs.availability import (
-    STREAMED,
     Arriving,
     Bring,
     Decision,
@@ -41,6 +40,7 @@ from rucio_fs.rules.using import Using
 from rucio_fs.sources.base import Source
 from rucio_fs.streams.streams import Streams
 from rucio_fs.tracing import Tracer
+from rucio_fs.webdav.addresses import SCHEMES
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ class Opener:
         decision = decide(file, self._site, self._policy)
         if self._policy.streams and isinstance(decision, Bring | Elsewhere):
             # Rucio names one PFN for each RSE; its best may be one that is not read over HTTP.
-            over_http = (await self._catalogue.replicas_over(who, file.did, STREAMED)).value
+            over_http = (await self._catalogue.replicas_over(who, file.did, SCHEMES)).value
             if streamable(over_http):
                 file = replace(file, replicas=over_http.replicas)
                 decision = decide(file, self._site, self._policy)

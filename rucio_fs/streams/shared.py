@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import trio
 
@@ -15,9 +15,6 @@ from rucio_fs.errors import RucioFsError
 from rucio_fs.streams.buffers import Buffers
 from rucio_fs.streams.fetching import Fetcher
 from rucio_fs.streams.pieces import Piece
-
-if TYPE_CHECKING:
-    from rucio_fs.streams.stream import Stream
 
 _KEEPING = 0.5  # of the memory may wait for a disk that is slow
 _SLOW_DISK = 0.5  # s to write one piece; a disk of 200 MB/s takes a tenth
@@ -31,12 +28,12 @@ class Share(NamedTuple):
 
 
 class Spare(NamedTuple):
-    """A piece that can be given up; it *is_ahead* of a reader, or was used then."""
+    """Memory of a piece that can be given up; it *is_ahead* of a reader, or was used then."""
 
     is_ahead: bool
     used_at: int
-    stream: Stream
-    piece: Piece
+    nbytes: int
+    give_up: Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -45,9 +42,9 @@ class Shared:
 
     *share* says how many bytes one stream may have fetched ahead now, and in how many requests.
     Told are: *on_wrong* of a file whose bytes were wrong, with words and the RSEs they came from;
-    *on_read* of the first read of a reader that went well, and of each that failed; *on_idle* of a
-    stream that nobody reads any more.  *deadline* (s) is that of a read.  *clock* counts uses of
-    memory, *keeping* holds what is being written to disk, and since when.
+    *on_read* of the first read of a reader that went well, and of each that failed.  *deadline* (s)
+    is that of a read.  *clock* counts uses of memory, *keeping* holds what is being written to
+    disk, and since when.
     """
 
     fetcher: Fetcher
@@ -58,7 +55,6 @@ class Shared:
     share: Callable[[], Share]
     on_wrong: Callable[[FileReplicas, str, frozenset[str]], None]
     on_read: Callable[[FileReplicas, RucioFsError | None], None]
-    on_idle: Callable[[Stream], None]
     clock: count[int] = field(default_factory=count)
     keeping: dict[Piece, float] = field(default_factory=dict)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import trio
@@ -33,7 +34,8 @@ _SMALLEST_AHEAD = 1 << 18  # bytes; smaller requests cost more than they bring
 class Stream:
     """A file and its readers.
 
-    *ask_again* has Rucio asked for the replicas of now, and says whether that gave new hope.
+    *ask_again* has Rucio asked for the replicas of now, and says whether that gave new hope;
+    *on_idle* is called when nobody reads it any more.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Stream:
         entry: Entry | None,
         shared: Shared,
         ask_again: Callable[[], Awaitable[bool]],
+        on_idle: Callable[[], None],
     ) -> None:
         self.file = file
         self.candidates = candidates
@@ -51,6 +54,7 @@ class Stream:
         self._readers: set[StreamSource] = set()
         self._shared = shared
         self._ask_again = ask_again
+        self._on_idle = on_idle
         self._holdings = Holdings(file.size, entry, shared.clock)
         self._judge = Judge(
             file.size,
@@ -81,7 +85,7 @@ class Stream:
         if self._readers:
             self._cancel_unwanted()
         else:
-            self._shared.on_idle(self)
+            self._on_idle()
 
     def end(self) -> None:
         """Nobody reads it: end what is on its way and give the memory back."""
@@ -321,7 +325,8 @@ class Stream:
             if piece.is_idle:
                 is_ahead = self._is_ahead(piece)
                 if not is_ahead or self._holdings.is_on_disk(piece):
-                    yield Spare(is_ahead, piece.used_at, self, piece)
+                    give_up = partial(self.drop, piece)
+                    yield Spare(is_ahead, piece.used_at, len(piece.buffer), give_up)
 
     def drop(self, piece: Piece) -> None:
         """Take a piece's memory away, unless somebody needs it."""

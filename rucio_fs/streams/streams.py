@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -32,6 +33,7 @@ _JANITOR = 2.0  # s between two looks for connections that nobody needs
 _ASK_AGAIN = 10.0  # s between two questions to Rucio where else a file could be
 
 Replicas = Callable[[], Awaitable[FileReplicas]]
+_Key = tuple[Identity, DID]
 
 
 class Streams:
@@ -60,7 +62,7 @@ class Streams:
         self._storages = Storages(config.connections, config.total_connections)
         self._fetcher = Fetcher(self._pool, self._storages, credentials, config.deadline)
         self._buffers = Buffers(config.memory, self._reclaim)
-        self._streams: dict[tuple[Identity, DID], Stream] = {}
+        self._streams: dict[_Key, Stream] = {}
         self._distrusted: LRUCache[DID, frozenset[str]] = LRUCache(_REMEMBERED)
         self._troubles: LRUCache[DID, RucioFsError] = LRUCache(_REMEMBERED)
         self._spoiled: LRUCache[DID, bool] = LRUCache(_REMEMBERED)  # in the kernel's cache
@@ -68,7 +70,7 @@ class Streams:
         self._counted_at = float("-inf")
         self._idle_since = float("-inf")
         self._is_ending = False
-        self._opening: dict[tuple[Identity, DID], trio.Event] = {}
+        self._opening: dict[_Key, trio.Event] = {}
         self._shared = Shared(
             self._fetcher,
             self._buffers,
@@ -78,7 +80,6 @@ class Streams:
             self._share,
             self._wrong,
             self._read,
-            self._idle,
         )
 
     def __repr__(self) -> str:
@@ -113,7 +114,7 @@ class Streams:
         if stream is None:
             self._opening[key] = trio.Event()
             try:
-                stream = await self._begin(file, replicas, of_now)
+                stream = await self._begin(key, file, replicas, of_now)
                 self._streams[key] = stream
                 return stream.join()
             finally:
@@ -123,7 +124,7 @@ class Streams:
         return stream.join()
 
     async def _begin(
-        self, file: FileReplicas, replicas: tuple[Replica, ...], of_now: Replicas
+        self, key: _Key, file: FileReplicas, replicas: tuple[Replica, ...], of_now: Replicas
     ) -> Stream:
         candidates = Candidates(replicas, self._storages)
         candidates.distrust(self._distrusted.get(file.did, ()))
@@ -146,7 +147,7 @@ class Streams:
                 asked_at = trio.current_time()
                 return bool(now) and candidates.update(now)
 
-        return Stream(file, candidates, entry, self._shared, ask_again)
+        return Stream(file, candidates, entry, self._shared, ask_again, partial(self._idle, key))
 
     def trouble(self, did: DID) -> RucioFsError | None:
         """Why the last read of *did* failed; None if it went well since, or never failed."""
@@ -208,8 +209,8 @@ class Streams:
         for spare in sorted(found, key=lambda one: (one.is_ahead, one.used_at)):
             if nbytes <= 0 or (spare.is_ahead and not is_urgent):
                 return
-            nbytes -= len(spare.piece.buffer)
-            spare.stream.drop(spare.piece)
+            nbytes -= spare.nbytes
+            spare.give_up()
 
     def _wrong(self, file: FileReplicas, message: str, rses: frozenset[str]) -> None:
         self._distrusted[file.did] = self._distrusted.get(file.did, frozenset()) | rses
@@ -224,10 +225,9 @@ class Streams:
             self._troubles[file.did] = error.copy()
             self._on_trouble(file.did, str(error))
 
-    def _idle(self, stream: Stream) -> None:
-        """Its last reader has gone."""
-        key = next(key for key, one in self._streams.items() if one is stream)
-        del self._streams[key]
+    def _idle(self, key: _Key) -> None:
+        """The last reader of a stream has gone."""
+        stream = self._streams.pop(key)
         stream.end()
         if stream.entry is not None and self.store is not None:
             self._nursery.start_soon(self.store.give_back, stream.entry)

@@ -9,10 +9,11 @@ from functools import partial
 from rucio_fs import checksums
 from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas
 from rucio_fs.errors import NoTarget, NotYetHere, Refused, RucioFsError
-from rucio_fs.uploads.context import SCHEMES, Context
+from rucio_fs.uploads.context import Context
 from rucio_fs.uploads.looking import infos_of
 from rucio_fs.uploads.records import Record, State
 from rucio_fs.uploads.sharing import Told, by, each
+from rucio_fs.webdav.addresses import SCHEMES
 
 
 class Checker:

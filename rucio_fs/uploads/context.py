@@ -27,9 +27,6 @@ from rucio_fs.uploads.records import Record
 if TYPE_CHECKING:
     from rucio_fs.uploads.in_place import InPlace
 
-SCHEMES = ("davs", "https", "dav", "http")
-"""Of the URLs that files are uploaded to, the preferred first."""
-
 BATCH = 500
 """Files in one request to Rucio."""
 

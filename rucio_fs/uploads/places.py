@@ -17,7 +17,7 @@ from rucio_fs.catalogue.registry import Registry
 from rucio_fs.did import Identity
 from rucio_fs.errors import NoTarget, Refused
 from rucio_fs.scratch.threads import in_thread
-from rucio_fs.uploads.context import SCHEMES
+from rucio_fs.webdav.addresses import SCHEMES
 
 Protocols = Sequence[Mapping[str, Any]]
 """Those of an RSE, as Rucio tells them."""

@@ -19,10 +19,11 @@ from rucio_fs.errors import BadName, NoTarget, Refused, RucioFsError, Unreachabl
 from rucio_fs.scratch.threads import in_thread
 from rucio_fs.uploads import lying
 from rucio_fs.uploads.arranging import datasets_for
-from rucio_fs.uploads.context import BATCH, SCHEMES, Context
+from rucio_fs.uploads.context import BATCH, Context
 from rucio_fs.uploads.lying import Lying, Request
 from rucio_fs.uploads.places import Place
 from rucio_fs.uploads.records import Record, State
+from rucio_fs.webdav.addresses import SCHEMES
 
 log = logging.getLogger(__name__)
 

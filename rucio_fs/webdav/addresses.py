@@ -9,8 +9,10 @@ from requests.utils import requote_uri
 
 from rucio_fs import __version__
 
-SCHEMES = {"http": False, "https": True, "dav": False, "davs": True}
-"""PFN schemes that are HTTP, and whether over TLS."""
+SCHEMES = ("davs", "https", "dav", "http")
+"""Schemes of PFNs that are WebDAV or plain HTTP, the preferred first."""
+
+_OVER_TLS = ("davs", "https")
 
 PORTS = {False: 80, True: 443}
 """The port that is meant where none is named, without and with TLS."""
@@ -67,7 +69,7 @@ def address(pfn: str) -> Address | None:
         parts = urlsplit(requote_uri(pfn))  # as Rucio's own clients quote it
         if parts.scheme not in SCHEMES or not parts.hostname:
             return None
-        is_tls = SCHEMES[parts.scheme]
+        is_tls = parts.scheme in _OVER_TLS
         port = parts.port or PORTS[is_tls]
     except ValueError:
         return None

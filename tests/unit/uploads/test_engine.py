@@ -14,10 +14,10 @@ from rucio_fs.depot.failures import Full
 from rucio_fs.did import DID, DIDType, RuleState
 from rucio_fs.errors import Denied, LoginFailed, Unreachable
 from rucio_fs.uploads import confirming
-from rucio_fs.uploads.context import SCHEMES
 from rucio_fs.uploads.options import Options
 from rucio_fs.uploads.records import Record, State
 from rucio_fs.uploads.resuming import resume
+from rucio_fs.webdav.addresses import SCHEMES
 from tests.fakes import MY
 from tests.unit.uploads.bench import Bench
 from tests.unit.uploads.conftest import MakeBench
