@@ -92,7 +92,8 @@ class GivingUp:
         return [waiting[at : at + BULK_LIMIT] for at in range(0, len(waiting), BULK_LIMIT)]
 
     def _is_due(self, record: Record) -> bool:
-        if self._is_wanted or time.time() - record.done_at >= (record.keep or self._keep):
+        keep = self._keep if record.keep is None else record.keep
+        if self._is_wanted or time.time() - record.done_at >= keep:
             return True
         found = os.statvfs(self._context.staged.tree)
         return found.f_bavail * found.f_frsize < self._min_free

@@ -79,7 +79,7 @@ class Leaver:
             return False
         with suppress(RuleGone):
             try:
-                await rules.set_lifetime(context.who, record.keeper, round(record.keep))
+                await rules.set_lifetime(context.who, record.keeper, round(record.keep or 0))
             except LoginFailed:
                 raise
             except Denied:

@@ -32,7 +32,7 @@ class Options:
     *rse* is the storage it is uploaded to, *rule* the RSE expression of the rule that keeps it for
     *lifetime* s (None: for ever).  *dataset* is the name or DID of another dataset than that of
     its directory, "" for none.  *upload*: by itself, at once, or not at all.  *keep* (s): how long
-    its bytes stay in staging when it is in the lake.
+    its bytes stay in staging when it is in the lake, None: as long as those of others.
     """
 
     rse: str | None = None
@@ -40,7 +40,7 @@ class Options:
     lifetime: int | None = None
     dataset: str | None = None
     upload: Upload = "auto"
-    keep: float = 0.0
+    keep: float | None = None
 
     @property
     def rse_expression(self) -> str | None:

@@ -79,7 +79,7 @@ class Record:
     rse: str = ""
     rule: str = ""
     lifetime: int | None = None
-    keep: float = 0.0
+    keep: float | None = None
     dataset: DID | None = None
     url: str = ""
     temp_url: str = ""

@@ -74,6 +74,13 @@ async def test_its_user_may_want_it_longer(clock: MockClock, bench: Bench) -> No
     assert await giver(bench).look() == 0
 
 
+async def test_its_user_may_want_it_no_longer(clock: MockClock, bench: Bench) -> None:
+    bench.save("s/run/.rucio-upload.toml", b"keep = 0")
+    bench.save("s/run/a", DATA)
+    await bench.done("s/run/a")
+    assert await giver(bench, keep=3600).look() == 1
+
+
 async def test_what_is_open_stays(clock: MockClock, bench: Bench) -> None:
     bench.save("s/run/a", DATA)
     await bench.done("s/run/a")

@@ -65,7 +65,7 @@ def test_facts_of_another_version_are_left_out() -> None:
 
 def test_facts_that_an_earlier_version_did_not_keep_are_as_usual() -> None:
     text = json.dumps({k: v for k, v in json.loads(new_record(1).dump()).items() if k != "keep"})
-    assert Record.load(text).keep == 0.0
+    assert Record.load(text).keep is None
 
 
 @pytest.mark.parametrize(
