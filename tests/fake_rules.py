@@ -75,6 +75,7 @@ class FakeRules:
     is_admin: bool = True  # who is not may change no rule, and makes some of his own only
     longest_lifetime: int | None = None  # s; Rucio cuts what is longer
     longest_sum: int = 100_000  # files of a container that are told apart
+    is_cleaning: bool = True  # else what has expired is still there
     is_injected: bool = False  # rules are made without locks, as asynchronous ones are
     # What was said and done.
     boosted: list[str] = field(default_factory=list)
@@ -245,10 +246,15 @@ class FakeRules:
             raise Unreachable("the connection broke")
         return made
 
-    async def set_lifetime(self, who: Identity, rule_id: str, lifetime: int) -> None:
+    async def set_lifetime(self, who: Identity, rule_id: str, lifetime: int | None) -> None:
         await self._arrive("set_lifetime")
         self._change(rule_id)
-        self.expire_in(rule_id, min(lifetime, self.longest_lifetime or lifetime))
+        longest = self.longest_lifetime
+        if lifetime is not None or longest is not None:
+            self.expire_in(rule_id, min(one for one in (lifetime, longest) if one is not None))
+        else:
+            record = self._records[rule_id]
+            record.rule = replace(record.rule, expires_ns=None)
 
     async def boost(self, who: Identity, rule_id: str) -> None:
         await self._arrive("boost")
@@ -285,7 +291,7 @@ class FakeRules:
         if (error := self.error or self.errors.get(method)) is not None:
             raise error
         for rule_id, record in list(self._records.items()):
-            if (record.rule.expires_ns or 1 << 62) <= self.now_ns():
+            if self.is_cleaning and (record.rule.expires_ns or 1 << 62) <= self.now_ns():
                 self.end(rule_id)
 
     def _rses(self, rse_expression: str) -> frozenset[str]:

@@ -175,8 +175,11 @@ class Rules(Protocol):
         """
         ...
 
-    async def set_lifetime(self, who: Identity, rule_id: str, lifetime: int) -> None:
-        """Let a rule end in *lifetime* s.  Raises: RuleGone.  Source: PUT /rules/ID."""
+    async def set_lifetime(self, who: Identity, rule_id: str, lifetime: int | None) -> None:
+        """Let a rule end in *lifetime* s; None: never.
+
+        Raises: RuleGone.  Source: PUT /rules/ID.
+        """
         ...
 
     async def boost(self, who: Identity, rule_id: str) -> None:

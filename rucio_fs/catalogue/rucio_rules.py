@@ -127,7 +127,7 @@ class RucioRules:
         asked = f"rule of {terms.account} for {dids[0]}{more} at {terms.rse_expression}"
         return await self._asking.ask(who, asked, question)
 
-    async def set_lifetime(self, who: Identity, rule_id: str, lifetime: int) -> None:
+    async def set_lifetime(self, who: Identity, rule_id: str, lifetime: int | None) -> None:
         await self._change(who, rule_id, lifetime=lifetime)
 
     async def boost(self, who: Identity, rule_id: str) -> None:

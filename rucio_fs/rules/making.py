@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,9 +12,11 @@ from rucio_fs.errors import (
     Denied,
     LoginFailed,
     NoTarget,
+    NotYetHere,
     QuotaExceeded,
     RucioFsError,
     RuleExists,
+    RuleGone,
     Unreachable,
 )
 from rucio_fs.rules import verdicts
@@ -61,7 +64,7 @@ class Maker:
                 begun[did] = Begun(is_here=True)
             elif not verdicts.is_odd(at_site):
                 begun[did] = Begun()
-            elif at_site and (rule := await self._moving(who, did)) is not None:
+            elif at_site and (rule := await self._moving(who, did, lifetime)) is not None:
                 begun[did] = Begun(rule_id=rule.id, rule=rule)
             else:
                 missing.append(did)
@@ -76,18 +79,47 @@ class Maker:
         for rule in serving:
             is_usable = rule.state in usable and await self._finder.is_for_here(who, rule)
             if is_usable or self._finder.is_same(rule):
-                return Begun(rule_id=rule.id, rule=rule)
+                try:
+                    live = await self._live(who, rule, lifetime)
+                except RucioFsError as exc:
+                    return exc
+                if live is not None:
+                    return Begun(rule_id=live.id, rule=live)
         return (await self._make(who, [did], self._with(lifetime)))[did]
 
     def _with(self, lifetime: int | None) -> RuleTerms:
         return self._terms if lifetime is None else replace(self._terms, lifetime=lifetime)
 
-    async def _moving(self, who: Identity, did: DID) -> Rule | None:
+    async def _moving(self, who: Identity, did: DID, lifetime: int | None) -> Rule | None:
         """A rule that has the file on its way, or one of ours that is stopped."""
         for rule in await self._finder.serving(who, did):
             if rule.state in _MOVING or self._finder.is_same(rule):
-                return rule
+                live = await self._live(who, rule, lifetime)
+                if live is not None:
+                    return live
         return None
+
+    async def _live(self, who: Identity, rule: Rule, lifetime: int | None) -> Rule | None:
+        """*rule* if it is to stay, None if Rucio is about to remove it.
+
+        One of ours stays on: as long as it is there, Rucio would call another one a duplicate.
+
+        Raises: NotYetHere (we may not change it)
+        """
+        if not verdicts.has_expired(rule, time.time_ns()):
+            return rule
+        if not self._finder.is_same(rule):
+            return None
+        try:
+            await self._rules.set_lifetime(who, rule.id, self._with(lifetime).lifetime)
+            return await self._rules.rule(who, rule.id)
+        except RuleGone:
+            return None
+        except Denied as exc:
+            raise NotYetHere(
+                f"{rule.did}: rule {rule.id} has expired, and Rucio is about to remove it; try"
+                " again in some minutes"
+            ) from exc
 
     async def _make(
         self, who: Identity, dids: Sequence[DID], terms: RuleTerms
@@ -102,7 +134,7 @@ class Maker:
             return {did: _explained(exc, did, terms) for did in dids}
         except RuleExists as exc:
             if len(dids) == 1:
-                return {dids[0]: await self._existing(who, dids[0], exc)}
+                return {dids[0]: await self._existing(who, dids[0], terms.lifetime, exc)}
             # Most often our own request, whose answer was lost: then they are on their way.
             states = await self._rules.states_at(who, dids, terms.rse_expression)
             moving = [did for did in dids if not verdicts.is_odd(states.get(did, {}))]
@@ -117,12 +149,14 @@ class Maker:
         return first | await self._make(who, dids[middle:], terms)
 
     async def _existing(
-        self, who: Identity, did: DID, duplicate: RuleExists
+        self, who: Identity, did: DID, lifetime: int | None, duplicate: RuleExists
     ) -> Begun | RucioFsError:
         try:
             for rule in await self._finder.serving(who, did):
                 if self._finder.is_same(rule):
-                    return Begun(rule_id=rule.id, rule=rule)
+                    live = await self._live(who, rule, lifetime)
+                    if live is not None:
+                        return Begun(rule_id=live.id, rule=live)
         except RucioFsError as exc:
             return exc
         return duplicate

@@ -85,7 +85,7 @@ def of_lost_rule(
     *was_waiting*: for approval, when it was seen last.  Rucio deletes a rule that is denied.
     """
     again = "opening it again makes a new one"
-    if expires_ns is not None and expires_ns <= now_ns + _SKEW_NS:
+    if _is_over(expires_ns, now_ns):
         gone: RucioFsError = RuleExpired(
             f"{did}: rule {rule_id} has expired before the data was here; {again}"
         )
@@ -96,6 +96,15 @@ def of_lost_rule(
     else:
         gone = RuleGone(f"{did}: rule {rule_id} was deleted by somebody; {again}")
     return Verdict(State.NOT_AVAILABLE, gone)
+
+
+def has_expired(rule: Rule, now_ns: int) -> bool:
+    """Whether *rule* is only there until Rucio comes to removing it."""
+    return _is_over(rule.expires_ns, now_ns)
+
+
+def _is_over(expires_ns: int | None, now_ns: int) -> bool:
+    return expires_ns is not None and expires_ns <= now_ns + _SKEW_NS
 
 
 _SKEW_NS = 5_000_000_000  # between the clocks of Rucio and of this machine

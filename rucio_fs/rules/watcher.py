@@ -176,7 +176,8 @@ class Watcher:
         for rule in rules:
             # One that is done and has not brought this file here has brought it elsewhere.
             is_elsewhere = delivery.is_file and rule.state is RuleState.OK
-            if rule.id != delivery.rule_id and not is_elsewhere:
+            is_over = verdicts.has_expired(rule, time.time_ns())
+            if rule.id != delivery.rule_id and not is_elsewhere and not is_over:
                 return rule
         return None
 

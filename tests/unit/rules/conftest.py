@@ -15,7 +15,7 @@ from rucio_fs.callers import Caller
 from rucio_fs.config import OpeningConfig, RulesConfig, ScannersConfig
 from rucio_fs.did import DID, DIDType, RuleTerms
 from rucio_fs.errors import RucioFsError
-from rucio_fs.rules import events, keeper, using, watcher
+from rucio_fs.rules import events, keeper, making, using, watcher
 from rucio_fs.rules.delivery import Delivery
 from rucio_fs.rules.guard import Guard
 from rucio_fs.rules.keeper import RuleKeeper
@@ -34,7 +34,7 @@ def now_ns() -> int:
 @pytest.fixture(autouse=True)
 def wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(time_ns=now_ns, time=lambda: now_ns() / SECOND)
-    for module in (events, keeper, using, watcher, tracing):
+    for module in (events, keeper, making, using, watcher, tracing):
         monkeypatch.setattr(module, "time", clock)
 
 

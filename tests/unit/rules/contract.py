@@ -322,6 +322,8 @@ class RulesContract:
         now_ns = time.time_ns()
         await bench.rules.set_lifetime(MY, rule_id, 1000)
         assert _lasts(await bench.rules.rule(MY, rule_id), now_ns, 1000)
+        await bench.rules.set_lifetime(MY, rule_id, None)
+        assert (await bench.rules.rule(MY, rule_id)).expires_ns is None
 
     async def test_a_rule_without_time_left_is_gone(self, bench: Bench) -> None:
         (file,) = bench.files(1)

@@ -12,6 +12,7 @@ from rucio_fs.errors import (
     LoginFailed,
     NoTarget,
     NotFound,
+    NotYetHere,
     QuotaExceeded,
     RucioFsError,
     RuleExists,
@@ -19,6 +20,7 @@ from rucio_fs.errors import (
 )
 from rucio_fs.rules.finding import Finder
 from rucio_fs.rules.making import BATCH, Begun, Maker
+from rucio_fs.rules.verdicts import has_expired
 from tests.fake_rules import TERMS, FakeRules, file_at_rem1, files_at_rem1
 from tests.fakes import MY, FakeCatalogue
 from tests.unit.rules.conftest import Bench
@@ -222,6 +224,63 @@ async def test_somebody_elses_rule_is_used_while_it_moves(
     assert isinstance(begun, Begun)
     assert (begun.rule_id == theirs) is is_used
     assert begun.is_made is not is_used
+
+
+# --- rules that are only there until Rucio has removed them -------------------------------------
+
+
+async def test_one_of_ours_that_has_expired_stays_on(
+    clock: MockClock, lake: FakeCatalogue, rules: FakeRules, maker: Maker
+) -> None:
+    """It was given back a moment ago; another one would be a duplicate."""
+    rules.is_cleaning = False
+    group = lake.dataset("s:d", *files_at_rem1(lake, 3))
+    ours = rules.add(group, comment=TERMS.comment)
+    rules.expire_in(ours, 0)
+    begun = await maker.begin_collection(MY, group)
+    assert isinstance(begun, Begun)
+    assert (begun.rule_id, begun.is_made) == (ours, False)
+    assert rules.ids(group) == [ours]
+    assert begun.rule == rules.known(ours)
+    assert not has_expired(rules.known(ours), rules.now_ns())
+
+
+async def test_so_does_one_of_a_file(
+    clock: MockClock, lake: FakeCatalogue, rules: FakeRules, maker: Maker
+) -> None:
+    rules.is_cleaning = False
+    file = file_at_rem1(lake, "s:f")
+    ours = rules.add(file, comment=TERMS.comment)
+    rules.fail(file)
+    rules.expire_in(ours, 0)
+    begun = (await maker.begin_files(MY, [file]))[file]
+    assert isinstance(begun, Begun)
+    assert begun.rule_id == ours
+    assert not has_expired(rules.known(ours), rules.now_ns())
+
+
+async def test_one_of_others_that_has_expired_is_not_joined(
+    clock: MockClock, lake: FakeCatalogue, rules: FakeRules, maker: Maker
+) -> None:
+    rules.is_cleaning = False
+    group = lake.dataset("s:d", *files_at_rem1(lake, 3))
+    rules.expire_in(rules.add(group, account="alice"), 0)
+    begun = await maker.begin_collection(MY, group)
+    assert isinstance(begun, Begun)
+    assert begun.is_made
+
+
+async def test_an_expired_rule_that_may_not_be_changed_is_waited_for(
+    clock: MockClock, lake: FakeCatalogue, rules: FakeRules, maker: Maker
+) -> None:
+    rules.is_cleaning = False
+    group = lake.dataset("s:d", *files_at_rem1(lake, 3))
+    ours = rules.add(group, comment=TERMS.comment)
+    rules.expire_in(ours, 0)
+    rules.errors["set_lifetime"] = Denied("not an administrator")
+    begun = await maker.begin_collection(MY, group)
+    assert isinstance(begun, NotYetHere)
+    assert f"rule {ours} has expired" in str(begun)
 
 
 async def test_an_ok_rule_that_brought_a_collection_elsewhere(
