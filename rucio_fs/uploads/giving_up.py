@@ -6,8 +6,10 @@ The file keeps its name, size and times; who opens it reads it from the lake.  W
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,6 +47,8 @@ class GivingUp:
         self._min_free = min_free
         self._wanted = trio.Event()
         self._is_wanted = False
+        self._unfreed: set[int] = set()  # ids of records that are given up and still take space
+        self._has_looked = False
 
     def __repr__(self) -> str:
         return f"<GivingUp in {self._context.staged.tree}>"
@@ -88,8 +92,22 @@ class GivingUp:
             ),
             key=lambda one: (one.done_at, one.id),
         )
-        waiting = [one for one in found if not one.is_given_up and one.size]
+        waiting = [
+            one
+            for one in found
+            if one.size and (not one.is_given_up or one.id in self._unfreed or self._is_left(one))
+        ]
+        self._has_looked = True
         return [waiting[at : at + BULK_LIMIT] for at in range(0, len(waiting), BULK_LIMIT)]
+
+    def _is_left(self, record: Record) -> bool:
+        """Whether a mount before this one has given it up, and did not come to freeing it."""
+        if self._has_looked:
+            return False
+        try:
+            return bool(os.lstat(self._context.staged.tree / record.path).st_blocks)
+        except OSError:
+            return False
 
     def _is_due(self, record: Record) -> bool:
         keep = self._keep if record.keep is None else record.keep
@@ -115,33 +133,57 @@ class GivingUp:
         context = self._context
         if not context.ledger.is_known(record) or not record.path or self._is_open(record.ino):
             return False
-        # atomic since the look: who opens it from now on reads from the lake
-        record.is_given_up = True
-        await context.ledger.journal.commit(record)
         path = context.staged.tree / record.path
         try:
-            await in_thread(lambda: punch(path, record.ino, record.mtime_ns))
+            # Opened now: what has its name, and its number, a moment later is another file.
+            fd = _opened(path, record.ino)
         except OSError as exc:
             log.warning("scratch/%s still takes space: %s", record.path, exc.strerror)
             return False
+        # atomic since the look: who opens it from now on reads from the lake
+        record.is_given_up = True
+        self._unfreed.add(record.id)
+        try:
+            await context.ledger.journal.commit(record)
+            await in_thread(lambda: punch(fd))
+        except OSError as exc:
+            log.warning("scratch/%s still takes space: %s", record.path, exc.strerror)
+            if exc.errno in (errno.EOPNOTSUPP, errno.ENOSYS):  # nothing was done to it
+                record.is_given_up = False
+                await context.ledger.journal.commit(record)
+            return False
+        finally:
+            os.close(fd)
+        self._unfreed.discard(record.id)
         context.events.note("given_up", record.did, path=record.path)
         return True
 
 
-def punch(path: Path, ino: int, mtime_ns: int) -> None:
-    """Free the space of a file, which keeps its size and times.  Raises: OSError
-
-    Nothing happens to a file that has another number.
-    """
-    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _opened(path: Path, ino: int) -> int:
+    """The file with that number, for writing, also where its mode forbids that.  Raises: OSError"""
+    found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        status = os.fstat(fd)
-        if status.st_ino != ino:
-            return
-        end = ctypes.c_int64(status.st_size + _BLOCK)  # or a part of the last block would stay
-        if _libc.fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, ctypes.c_int64(0), end):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        os.utime(fd, ns=(status.st_atime_ns, mtime_ns))
+        status = os.fstat(found)
+        if status.st_ino != ino or not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.ESTALE, "it is another file by now")
+        itself, mode = f"/proc/self/fd/{found}", stat.S_IMODE(status.st_mode)
+        try:
+            return os.open(itself, os.O_WRONLY | os.O_CLOEXEC)
+        except PermissionError:
+            os.chmod(itself, mode | stat.S_IWUSR)
+            try:
+                return os.open(itself, os.O_WRONLY | os.O_CLOEXEC)
+            finally:
+                os.chmod(itself, mode)
     finally:
-        os.close(fd)
+        os.close(found)
+
+
+def punch(fd: int) -> None:
+    """Free the space of an open file, which keeps its size and times.  Raises: OSError"""
+    status = os.fstat(fd)
+    end = ctypes.c_int64(status.st_size + _BLOCK)  # or a part of the last block would stay
+    if _libc.fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, ctypes.c_int64(0), end):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from rucio_fs.uploads import giving_up
-from rucio_fs.uploads.giving_up import GivingUp, punch
+from rucio_fs.uploads.giving_up import GivingUp
+from rucio_fs.uploads.records import Record
 from rucio_fs.uploads.resuming import resume
 from tests.unit.uploads.bench import Bench
 
 DATA = os.urandom(100_000)
+_NOBODY = 65534
 
 
 class Opened:
@@ -30,6 +34,20 @@ class Opened:
 
 def blocks(bench: Bench, path: str) -> int:
     return os.stat(bench.staged.tree / path).st_blocks
+
+
+@contextlib.contextmanager
+def as_nobody(bench: Bench) -> Iterator[None]:
+    """As a user without rights, who owns all of the staging area."""
+    for path in (bench.directory, *bench.directory.rglob("*")):
+        os.chown(path, _NOBODY, _NOBODY)
+    for parent in bench.directory.parents[:-2]:
+        parent.chmod(0o755)
+    os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def giver(
@@ -123,7 +141,7 @@ async def test_it_is_known_to_the_next_mount_before_it_is_done(
     bench.save("s/run/a", DATA)
     await bench.done("s/run/a")
 
-    def killed(path: Path, ino: int, mtime_ns: int) -> None:
+    def killed(fd: int) -> None:
         raise OSError(5, "killed")
 
     monkeypatch.setattr(giving_up, "punch", killed)
@@ -133,10 +151,103 @@ async def test_it_is_known_to_the_next_mount_before_it_is_done(
     assert bench.record("s/run/a").is_given_up
 
 
-def test_another_file_of_its_name_is_not_touched(tmp_path: Path) -> None:
-    (tmp_path / "f").write_bytes(DATA)
-    punch(tmp_path / "f", 1, 0)
-    assert (tmp_path / "f").read_bytes() == DATA
-    (tmp_path / "link").symlink_to(tmp_path / "f")
-    with pytest.raises(OSError, match="symbolic"):
-        punch(tmp_path / "link", os.stat(tmp_path / "f").st_ino, 0)
+@pytest.mark.parametrize("what", ["another file", "a symbolic link"])
+async def test_another_file_of_its_name_is_not_touched(
+    clock: MockClock, bench: Bench, what: str
+) -> None:
+    """The staging area is a directory that others can reach, too."""
+    bench.save("s/run/a", b"of the lake")
+    await bench.done("s/run/a")
+    path, other = bench.staged.tree / "s/run/a", bench.staged.tree / "s/other"
+    other.write_bytes(DATA)
+    path.unlink()
+    if what == "another file":
+        other.rename(path)
+    else:
+        path.symlink_to(other)
+    assert await giver(bench).look() == 0
+    assert path.read_bytes() == DATA
+    assert not bench.record("s/run/a").is_given_up
+
+
+async def test_a_file_that_takes_its_name_meanwhile_is_not_touched(
+    clock: MockClock, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk gives the number of a removed file to the next one that is made."""
+    bench.save("s/run/a", b"of the lake")
+    await bench.done("s/run/a")
+    path = bench.staged.tree / "s/run/a"
+    commit = bench.journal.commit
+
+    async def meanwhile(*records: Record) -> None:
+        await commit(*records)
+        if records and records[0].is_given_up:
+            path.unlink()
+            path.write_bytes(DATA)
+
+    monkeypatch.setattr(bench.journal, "commit", meanwhile)
+    await giver(bench).look()
+    assert path.read_bytes() == DATA
+
+
+async def test_a_time_that_was_set_meanwhile_stays(clock: MockClock, bench: Bench) -> None:
+    bench.save("s/run/a", DATA)
+    await bench.done("s/run/a")
+    os.utime(bench.staged.tree / "s/run/a", (1, 1))
+    assert await giver(bench).look() == 1
+    assert os.stat(bench.staged.tree / "s/run/a").st_mtime == 1
+
+
+async def test_a_file_that_is_read_only_gives_its_space_back(
+    clock: MockClock, bench: Bench
+) -> None:
+    """git's objects are, and what ``cp -p`` has copied."""
+    path = bench.staged.tree / "s/run/a"
+    bench.save("s/run/a", DATA)
+    path.chmod(0o444)
+    await bench.done("s/run/a")
+    with as_nobody(bench):
+        assert await giver(bench).look() == 1
+    assert (blocks(bench, "s/run/a"), path.stat().st_mode & 0o777) == (0, 0o444)
+
+
+async def test_what_could_not_be_freed_is_freed_later(
+    clock: MockClock, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.save("s/run/a", DATA)
+    await bench.done("s/run/a")
+
+    def fails(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(giving_up, "punch", fails)
+        giving = giver(bench)
+        assert await giving.look() == 0
+    assert await giving.look() == 1
+    assert blocks(bench, "s/run/a") == 0
+
+
+async def test_what_a_killed_mount_has_not_freed_is_freed_by_the_next(
+    clock: MockClock, bench: Bench
+) -> None:
+    bench.save("s/run/a", DATA)
+    await bench.done("s/run/a")
+    bench.record("s/run/a").is_given_up = True
+    giving = giver(bench)
+    assert [await giving.look(), await giving.look()] == [1, 0]
+    assert blocks(bench, "s/run/a") == 0
+
+
+async def test_a_disk_without_holes_keeps_all(
+    clock: MockClock, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.save("s/run/a", DATA)
+    await bench.done("s/run/a")
+
+    def fails(fd: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(giving_up, "punch", fails)
+    assert await giver(bench).look() == 0
+    assert not bench.record("s/run/a").is_given_up, "it is read here"
