@@ -79,6 +79,7 @@ class StagedFile:
                 return _write_all(self.fd, offset, data)
             return await in_thread(lambda: self._write_much(offset, data))
         except OSError as exc:
+            self.item.lacks = True
             raise self._failed(exc) from exc
 
     def _write_much(self, offset: int, data: bytes) -> int:
@@ -98,6 +99,7 @@ class StagedFile:
         try:
             await in_thread(lambda: sync(self.fd))
         except OSError as exc:
+            self.item.lacks |= self.is_writer
             raise self._failed(exc) from exc
 
     def close(self) -> None:

@@ -14,10 +14,21 @@ class Item:
     """A file, directory or link of the staging area; or the area itself, or one of its scopes.
 
     *ino* is the disk's number, 0 for the area and its scopes, which are known by name.  *fds* are
-    the descriptors that have it open, *writers* how many of them may write.
+    the descriptors that have it open, *writers* how many of them may write.  It *lacks* bytes if
+    one of those could not be written since it was opened.
     """
 
-    __slots__ = ("__weakref__", "fds", "ino", "name", "parent", "removed", "serial", "writers")
+    __slots__ = (
+        "__weakref__",
+        "fds",
+        "ino",
+        "lacks",
+        "name",
+        "parent",
+        "removed",
+        "serial",
+        "writers",
+    )
 
     def __init__(self, ino: int, serial: int, parent: Item | None, name: str) -> None:
         self.ino = ino
@@ -26,6 +37,7 @@ class Item:
         self.name = name
         self.fds: list[int] = []
         self.writers = 0
+        self.lacks = False
         self.removed: os.stat_result | None = None
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from rucio_fs.scratch.area import Area, on_disk
@@ -37,6 +38,7 @@ class Files:
         is_first = writes(flags) and not item.writers
         if is_first:  # before it is cut: a kill may come in between
             self._log.opened(item.ino, item.path)
+            item.lacks = False
         try:
             fd = os.open(target, flags)
         except OSError:
@@ -76,6 +78,8 @@ class Files:
                 self._log.not_made()  # it is as empty as it is to be
         except OSError:
             os.close(fd)
+            with contextlib.suppress(OSError):
+                os.unlink(self._area.below(parent, name))
             raise
         file = self._opened(item, fd, flags)
         self._area.changed(item)
@@ -91,6 +95,7 @@ class Files:
         else:
             target = self._area.target(item)
             os.truncate(f"/proc/self/fd/{target}" if isinstance(target, int) else target, size)
+        item.lacks &= size > 0  # who empties it begins again
         self._area.changed(item)
 
     def _opened(self, item: Item, fd: int, flags: int) -> StagedFile:
@@ -108,5 +113,8 @@ class Files:
         item.writers -= 1
         if not item.writers:
             self._written.discard(item.ino)
-            self._log.closed(item.ino)
+            if item.lacks and item.removed is None:
+                self._log.left(item.ino, item.path)
+            else:
+                self._log.closed(item.ino)
         self._area.changed(item)

@@ -29,8 +29,9 @@ _NOT_KNOWN = 0  # the number of a file that is about to be made; no file of a di
 class OpenLog:
     """The log at *path* of files below *tree*, from construction until `close`.
 
-    *unfinished*: number -> path of what was open for writing when the last mount ended.  *was_cut*:
-    the machine itself went down under a mount, so that what was written may not be there.
+    *unfinished*: number -> path of what was not written to its end: it was open for writing when
+    the last mount ended, or a write has failed.  *was_cut*: the machine itself went down under a
+    mount, so that what was written may not be there.
 
     Raises: OSError
     """
@@ -82,6 +83,11 @@ class OpenLog:
             # The next mount takes the file for unfinished: it looks once more, and loses nothing.
             log.warning("%s: %s", self._path, exc.strerror)
 
+    def left(self, ino: int, path: str) -> None:
+        """Its last close, but not all of it could be written: as unfinished as after a kill."""
+        self._open.pop(ino, None)
+        self.unfinished[ino] = path
+
     def doubt(self, files: Mapping[int, str]) -> None:
         """*files*, by number, are as unfinished as those that were open; the others are trusted."""
         self.unfinished.update(files)
@@ -99,7 +105,8 @@ class OpenLog:
         What is still open is unfinished all the same.
         """
         try:
-            self._write("end\n")
+            if not self.was_cut:  # else what is doubtful is still to be looked at
+                self._write("end\n")
             os.fsync(self._fd)
         except OSError as exc:
             log.warning("%s: %s", self._path, exc.strerror)

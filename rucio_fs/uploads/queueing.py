@@ -80,7 +80,10 @@ class Queue:
             return None
         is_half = found.ino in self._context.staged.unfinished and found.options.upload != "now"
         if not trouble and is_half:
-            trouble = f"{UNFINISHED}: look at it, and save it again or set user.rucio.upload to now"
+            trouble = (
+                f"{UNFINISHED} (the mount ended meanwhile, or the disk was full): look at it, and"
+                " save it again or set user.rucio.upload to now"
+            )
         if not trouble and found.options.rse is None:
             trouble = "no storage is named to upload it to: set user.rucio.rse, or scratch.rse"
         did = DID("", found.path)
@@ -127,6 +130,8 @@ class Queue:
             context.ledger.add(record)
             context.ledger.stop(record, f"{found.path} cannot be read from staging: {exc.strerror}")
             return
+        if not _is_there(path, found.ino):
+            return  # renamed or removed while it was read
         is_open = context.staged.is_open_for_writing(found.ino)
         if value is None or is_open or context.ledger.of_file(found.ino) is not None:
             return
@@ -163,6 +168,13 @@ def _settled(path: Path, found: Found) -> str | None:
         status = os.fstat(file.fileno())
     seen = (status.st_ino, status.st_size, status.st_mtime_ns)
     return value if seen == (found.ino, found.size, found.mtime_ns) else None
+
+
+def _is_there(path: Path, ino: int) -> bool:
+    try:
+        return os.lstat(path).st_ino == ino
+    except OSError:
+        return False
 
 
 async def _in_thread(call: Callable[[], T]) -> T:

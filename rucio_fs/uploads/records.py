@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from rucio_fs.did import DID, DIDType
 
-UNFINISHED = "it was open for writing when the mount ended"
+UNFINISHED = "it was not written to its end"
 """Begins the words on a file that may be half of what it was to be."""
 
 
@@ -109,6 +109,15 @@ class Record:
         Not of what Rucio has refused before it knew it: its user has to change it, or to rename it.
         """
         return self.state >= (State.REGISTERED if self.is_stopped else State.PLACING)
+
+    @property
+    def is_to_be_mended(self) -> bool:
+        """Whether Rucio has it and refuses what its user wants besides, which may be changed."""
+        return (
+            self.is_stopped
+            and State.REGISTERED <= self.state < State.RULED
+            and not self.is_in_place
+        )
 
     @property
     def is_leaving(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -219,6 +220,10 @@ def test_a_new_boot_without_an_end(area: Path, monkeypatch: pytest.MonkeyPatch) 
     killed(area, "create('f')")
     boot(monkeypatch, "next")
     assert ended(area)
+    assert ended(area), "a mount that came to nothing has looked at nothing"
+    staging = Staging.open(area)
+    staging.doubt({})
+    staging.close()
     assert not ended(area), "the mount in between has ended well"
 
 
@@ -241,3 +246,75 @@ def test_boots_that_cannot_be_told_apart_count_as_cut(
     Staging.open(area)._log  # noqa: B018 - and nobody closes it
     (area / "lock").unlink()
     assert ended(area)
+
+
+# --- writes that fail -----------------------------------------------------------------------------
+
+
+def full(*args: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_a_file_of_which_a_write_has_failed_is_unfinished(
+    area: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for the next mount, until somebody has written it anew."""
+    staging = Staging.open(area)
+    scope = staging.items.scope("s")
+    item, _, file = staging.files.create(scope, "f", 0o644, WRITE)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(StagingError):
+            await file.write(0, b"data")
+    await file.write(0, b"less")
+    file.close()
+    assert staging.unfinished == {item.ino: "s/f"}
+    staging.close()
+    assert paths(area) == ["s/f"]
+    staging = Staging.open(area)
+    again = staging.files.open(staging.items.at(staging.items.scope("s"), "f", item.ino), WRITE)
+    await again.write(0, b"data")
+    again.close()
+    staging.close()
+    assert paths(area) == []
+
+
+async def test_a_file_that_is_emptied_after_that_is_written_anew(
+    area: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = Staging.open(area)
+    item, _, file = staging.files.create(staging.items.scope("s"), "f", 0o644, WRITE)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(StagingError):
+            await file.write(0, b"data")
+    staging.files.truncate(item, 0, file)
+    file.close()
+    assert staging.unfinished == {}
+    staging.close()
+
+
+async def test_a_file_that_could_not_be_synced_is_unfinished(
+    area: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = Staging.open(area)
+    item, _, file = staging.files.create(staging.items.scope("s"), "f", 0o644, WRITE)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StagingError):
+            await file.fsync(data_only=False)
+    file.close()
+    assert staging.unfinished == {item.ino: "s/f"}
+    staging.close()
+
+
+def test_a_file_that_could_not_be_made_is_not_there(
+    area: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has it open, so that nobody would ever write it."""
+    staging = Staging.open(area)
+    monkeypatch.setattr(staging._log, "opened", full)
+    with pytest.raises(StagingError):
+        staging.files.create(staging.items.scope("s"), "f", 0o644, WRITE)
+    assert not (staging.tree / "s/f").exists()
+    staging.close()
