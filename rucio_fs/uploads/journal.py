@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ import trio
 from rucio_fs.did import DID
 from rucio_fs.errors import Unreachable, UsageError
 from rucio_fs.uploads.records import Collection, Record
+from rucio_fs.uploads.reserve import Reserve
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -30,6 +31,7 @@ _SCHEMA = f"""
     PRAGMA user_version = {VERSION};
     COMMIT;
 """
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)  # how it says that there is no room
 _WRITERS = trio.CapacityLimiter(1)  # one transaction at a time is all that SQLite has
 
 
@@ -50,6 +52,8 @@ class Journal:
         self._changed_collections: dict[DID, Collection] = {}
         self._litter_changed: dict[str, bool] = {}
         self._writing = trio.Lock()
+        self._reserve = _reserve(path)
+        self._reserve.hold()
         self.commits = 0
 
     def __repr__(self) -> str:
@@ -75,6 +79,8 @@ class Journal:
                 connection.close()
                 raise
         except sqlite3.OperationalError as exc:  # the disk's fault, or that of modes
+            if _is_full(exc) and _reserve(path).let_go():
+                return cls.open(path)
             raise UsageError(f"journal of uploads {path}: {exc}") from exc
         except (sqlite3.Error, ValueError, KeyError, TypeError, AttributeError) as exc:
             raise UsageError(
@@ -144,7 +150,7 @@ class Journal:
                         (key, None if one is None else one.dump()) for key, one in changed.items()
                     ]
                     others = [(str(one.did), one.dump()) for one in collections.values()]
-                    await in_thread(lambda: self._write(uploads, others, litter.items()))
+                    await in_thread(lambda: self._write_all(uploads, others, litter.items()))
                     is_written = True
                 except sqlite3.Error as exc:
                     raise Unreachable(
@@ -156,6 +162,21 @@ class Journal:
                         self._changed_collections = collections | self._changed_collections
                         self._litter_changed = litter | self._litter_changed
                 self.commits += 1
+
+    def _write_all(
+        self,
+        uploads: Sequence[tuple[int, str | None]],
+        collections: Sequence[tuple[str, str]],
+        litter: Iterable[tuple[str, bool]],
+    ) -> None:
+        """Write, also where the disk is full of what is to be uploaded."""
+        try:
+            self._write(uploads, collections, litter)
+        except sqlite3.OperationalError as exc:
+            if not _is_full(exc) or not self._reserve.let_go():
+                raise
+            self._write(uploads, collections, litter)
+        self._reserve.hold()
 
     def _write(
         self,
@@ -183,6 +204,14 @@ class Journal:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _reserve(path: Path) -> Reserve:
+    return Reserve(path.with_name(f"{path.name}.reserve"))
+
+
+def _is_full(error: sqlite3.OperationalError) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _FULL
 
 
 def _version(path: Path, connection: sqlite3.Connection) -> int:

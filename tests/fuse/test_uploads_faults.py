@@ -465,10 +465,10 @@ def test_a_token_that_expires_in_the_middle_is_waited_for(
 
 
 @needs_root
-def test_a_full_staging_disk_keeps_what_was_closed(
+def test_a_full_staging_disk_goes_to_the_lake(
     saver: SaverMaker, far: Storage, rucio: FaultProxy, tmp_path: Path
 ) -> None:
-    """The writer is told; when there is room again the journal is written, and all goes on."""
+    """The writer is told, what was closed is uploaded, and what is cut is not."""
     (tmp_path / "scratch").mkdir()
     with small_disk(tmp_path / "scratch", 4 << 20):
         try:
@@ -481,16 +481,14 @@ def test_a_full_staging_disk_keeps_what_was_closed(
             assert "No space left on device" in seen.stderr
             gone.remove()
             site.order("retry")
-            eventually(
-                lambda: " ".join(site.uploads()["waits_for"].values()),
-                lambda words: "uploads.sqlite cannot be written" in words,
-            )
-            assert site.sh("stat -c %s run/safe") == "1000000\n"
-            site.sh("rm run/huge; echo small > run/small")
+            eventually(lambda: site.xattr("upload", "run/safe"), lambda seen: seen == "DONE")
+            assert "not written to its end" in str(site.xattr("error", "run/huge"))
+            site.sh("head -c 1000 /dev/zero > run/huge; echo small > run/small")
             site.done()
             finished(site, "run/safe", bytes(1_000_000), rse=far.rse, dataset="run")
+            finished(site, "run/huge", bytes(1000), rse=far.rse, dataset="run")
             finished(site, "run/small", b"small\n", rse=far.rse, dataset="run")
-            assert site.members("run") == ["run/safe", "run/small"]
+            assert site.members("run") == ["run/huge", "run/safe", "run/small"]
         finally:
             site.mount.close()
 

@@ -421,3 +421,43 @@ def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
     path.touch()
     assert facts(reopened(path)) == facts(reopened(path))
     assert reopened(path).records == {}
+
+
+# --- a disk that is full of files ---------------------------------------------------------------
+
+
+async def test_a_full_disk_has_room_for_the_journal(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was saved goes to the lake, and makes room."""
+    kept = next(journal.path.parent.glob("*.reserve"))
+    assert kept.stat().st_blocks
+    write = journal._write
+
+    def full(*args: Any) -> None:
+        if kept.exists():
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        write(*args)
+
+    monkeypatch.setattr(journal, "_write", full)
+    await journal.commit(new_record(1))
+    assert list(crashed(journal, tmp_path / "copy").records) == [1]
+    assert kept.stat().st_blocks, "it is taken again once there is room"
+
+
+async def test_other_troubles_leave_that_room_alone(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = next(journal.path.parent.glob("*.reserve"))
+
+    def readonly(*args: Any) -> None:
+        error = sqlite3.OperationalError("attempt to write a readonly database")
+        error.sqlite_errorcode = sqlite3.SQLITE_READONLY
+        raise error
+
+    monkeypatch.setattr(journal, "_write", readonly)
+    with pytest.raises(Unreachable):
+        await journal.commit(new_record(1))
+    assert kept.stat().st_blocks
