@@ -82,7 +82,7 @@ class ScratchAttributes:
         except Refused as exc:
             raise Refused(f"scratch/{path}: {name} cannot be set: {exc}") from exc
         record = self._ledger.of_file(ino)
-        if record is not None and record.is_sealed:
+        if record is not None and record.is_sealed and not record.is_to_be_mended:
             raise Sealed(f"{path} is in the lake as {record.did}: how it got there is history")
         if not self._is_there(path, ino):
             raise NotFound(f"scratch/{path} is removed")
@@ -110,7 +110,7 @@ class ScratchAttributes:
 
     def _reconsider(self, path: str, *, at_once: bool) -> None:
         for one in self._ledger.below(path):
-            if not one.is_sealed:
+            if not one.is_sealed or one.is_to_be_mended:
                 self._ledger.drop(one)  # it is queued again, as its user wants it now
         self._on_change()
         for top in self._tops(path):

@@ -6,6 +6,9 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import trio
+from cachetools import TTLCache
+
 from rucio_fs import checksums
 from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas
 from rucio_fs.errors import NoTarget, NotYetHere, Refused, RucioFsError
@@ -14,6 +17,8 @@ from rucio_fs.uploads.looking import infos_of
 from rucio_fs.uploads.records import Record, State
 from rucio_fs.uploads.sharing import Told, by, each
 from rucio_fs.webdav.addresses import SCHEMES
+
+_KNOWN = 600.0  # s for which an expression is known to stand for some RSE
 
 
 class Checker:
@@ -25,6 +30,7 @@ class Checker:
         self._context = context
         self._told = told
         self._on_change = on_change
+        self._expressions: TTLCache[str, bool] = TTLCache(100, _KNOWN, timer=trio.current_time)
         self._token = secrets.token_hex(4)  # of this mount: its temporary names are nobody else's
 
     def __repr__(self) -> str:
@@ -41,6 +47,9 @@ class Checker:
             words = f"{record.did}: Rucio takes no such name ({refused[record.did]}); rename it"
             self._told(record, Refused(words))
         records = [one for one in records if one.did not in refused]
+        for expression, some in by(records, lambda record: record.rule).items():
+            await each(some, partial(self._check_rule, expression), self._told)
+        records = [one for one in records if not one.is_stopped]
         known = [record for record in records if self._is_same(record, infos)]
         # What lies in place has to be registered there all the same, so that Rucio removes it.
         known = [record for record in known if not self._is_in_place(record)]
@@ -58,6 +67,20 @@ class Checker:
         fresh = [one for one in records if one not in present and not one.is_stopped]
         for rse, some in by(fresh, lambda record: record.rse).items():
             await each(some, partial(self._give_places, rse), self._told)
+
+    async def _check_rule(self, expression: str, records: Sequence[Record]) -> None:
+        """Before anything is sent: the rule that is made in the end is for RSEs that there are."""
+        if expression in self._expressions or expression == records[0].rse:
+            return  # the latter is looked at by itself
+        context = self._context
+        try:
+            found = await context.rules.rses(context.who, expression)
+        except Refused as exc:
+            words = f"rule = {expression!r} stands for no RSE: choose others"
+            raise Refused(f"{words} ({exc})") from exc
+        if not found:
+            raise Refused(f"rule = {expression!r} stands for no RSE: choose others")
+        self._expressions[expression] = True
 
     def _is_same(self, record: Record, infos: Mapping[DID, DIDInfo]) -> bool:
         """Whether Rucio knows the file; stops it if Rucio knows another one of its name."""

@@ -6,6 +6,7 @@ Symbolic links are not followed: they may lead out of staging, to what nobody wa
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ KEPT = "user.rucio-fs."
 
 # What programs leave behind for a moment, or that means nothing elsewhere.
 _PASSING = (".nfs", ".fuse_hidden", ".~lock.")
+_PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)  # say nothing of it
 _LONGEST_OPTIONS = 1 << 16  # bytes of a .rucio-upload.toml
 _LONGEST_METADATA = 1 << 20  # bytes of a sidecar
 _DEEPEST_METADATA = 32  # objects and lists in one another; json itself gives up at some hundred
@@ -116,6 +118,8 @@ def _entries(path: Path) -> dict[str, os.stat_result] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as exc:
+        if exc.errno in _PASSING_ERRORS:
+            raise
         log.warning("%s cannot be looked at, and nothing in it is uploaded: %s", path, exc.strerror)
         return None
     return found

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence, Set
 
+import trio
 from cachetools import LRUCache
 
 from rucio_fs import checksums
-from rucio_fs.did import DID, RuleState
+from rucio_fs.did import DID, FileReplicas, RuleState
 from rucio_fs.errors import Denied, LoginFailed, NotFound, RucioFsError, RuleGone, Unreachable
 from rucio_fs.uploads.context import Context
 from rucio_fs.uploads.leaving import Leaver
+from rucio_fs.uploads.pausing import backoff
 from rucio_fs.uploads.records import Record, State
+from rucio_fs.uploads.sharing import by
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,7 @@ class Confirmer:
         self._leaver = leaver
         self._has_complained = False  # of copies that cannot be given up: once is enough
         self._confirmed: set[int] = set()
+        self._losses: Counter[int] = Counter()  # by id: how often it was not there after all
         self._lengths: LRUCache[DID, int] = LRUCache(_REMEMBERED)  # of datasets, when last listed
 
     def __repr__(self) -> str:
@@ -53,11 +57,16 @@ class Confirmer:
     async def _read_back(self, records: Sequence[Record]) -> None:
         context = self._context
         found = await context.catalogue.replicas_of(context.who, [one.did for one in records])
-        for record in records:
-            known = found.get(record.did)
-            if known is None or "AVAILABLE" not in known.states.values():
-                self._replica_lost(record)
-            elif known.size != record.size or not checksums.is_same(known.adler32, record.adler32):
+        listed = [one for one in records if _is_available(found.get(one.did))]
+        for rse, some in by([one for one in records if one not in listed], _rse).items():
+            # What can be read is listed: not what lies at an RSE that is closed for reading.
+            states = await context.rules.states_at(context.who, [one.did for one in some], rse)
+            for record in some:
+                if "AVAILABLE" not in states.get(record.did, {}).values():
+                    self._replica_lost(record)
+        for record in listed:
+            known = found[record.did]
+            if known.size != record.size or not checksums.is_same(known.adler32, record.adler32):
                 context.ledger.stop(
                     record,
                     f"{record.did}: Rucio has {known.size} bytes with adler32 {known.adler32}, not"
@@ -106,8 +115,11 @@ class Confirmer:
             self._context.ledger.stop(record, f"{record.did}: {words}: save it again")
 
     def _lost(self, record: Record, state: State) -> None:
-        record.attempts += 1
-        self._context.ledger.back(record, state)
+        ledger = self._context.ledger
+        self._losses[record.id] += 1
+        ledger.back(record, state)
+        if self._losses[record.id] > 1:  # it may be lost each time, for a reason that stays
+            ledger.defer(record, trio.current_time() + backoff(self._losses[record.id]))
 
     async def _look(self, expression: str, records: Sequence[Record]) -> None:
         """Which of *records* are at an RSE of *expression*; why the oldest other one is not."""
@@ -157,6 +169,7 @@ class Confirmer:
     def _done(self, record: Record) -> None:
         context = self._context
         self._confirmed.discard(record.id)
+        del self._losses[record.id]
         record.done_at = time.time()
         context.ledger.advance(record, State.DONE)
         context.on_done(record)
@@ -192,3 +205,11 @@ class Confirmer:
             if record.error != error:
                 record.error = error
                 context.ledger.journal.put(record)
+
+
+def _is_available(file: FileReplicas | None) -> bool:
+    return file is not None and "AVAILABLE" in file.states.values()
+
+
+def _rse(record: Record) -> str:
+    return record.rse

@@ -7,7 +7,7 @@ killed goes on where it was.  Rucio and each storage are left alone for a while 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _COMPANY = 1.0  # s that a request waits for more files that are on their way to it ...
 _MUCH_COMPANY, _MANY = 5.0, 200  # ... and where they are so many
+_OFTEN = 3  # failures, after which others of the same storage come first
 _ATTEMPTS = 5  # of a file that arrives damaged, before somebody is asked
 _FIRST_LOOK, _LONGEST_LOOK = 0.3, 30.0  # s between two looks whether a rule is done
 _LOOKED_AT = 1000  # uploads in one of those looks
@@ -46,6 +47,7 @@ class Engine:
     def __init__(self, context: Context, settling: Settling, connections: int) -> None:
         self.rucio = Pause()
         self.storages: defaultdict[str, Pause] = defaultdict(Pause)
+        self._failures: Counter[int] = Counter()  # of their storage, by id of the record
         self._context = context
         self._ledger = context.ledger
         self._ledger.on_stop = self._has_problem
@@ -128,6 +130,9 @@ class Engine:
                 except RucioFsError as exc:
                     self._rucio_failed(exc)
                     self._settling.changed(top)
+                except OSError as exc:
+                    log.warning("scratch/%s cannot be looked at now: %s", top, exc)
+                    self._settling.changed(top)
                 except Exception:
                     log.exception("bug while looking at scratch/%s", top)
                 finally:
@@ -153,19 +158,25 @@ class Engine:
         if self._is_ending:
             return None
         away = {rse for rse, pause in self.storages.items() if not pause.is_over}
+        last: Record | None = None
+        for number in self._failures.keys() - self._ledger.journal.records.keys():
+            del self._failures[number]
         for state in (State.PLACING, State.UPLOADING):
-            # A storage that is away hides none of the others.
-            limit = len(self._ledger) if away else 1
+            # A storage that is away hides none of the others, nor does what fails alone.
+            limit = len(self._ledger) if away or self._failures else 1
             for record in self._ledger.due(state, limit):
                 if record.rse not in away:
-                    return record
-        return None
+                    if self._failures[record.id] < _OFTEN:
+                        return record
+                    last = last or record
+        return last
 
     async def _store(self, record: Record) -> None:
         ledger, pause = self._ledger, self.storages[record.rse]
         try:
             await self._storer.store(record)
             pause.succeeded()
+            del self._failures[record.id]
         except Changed as exc:
             log.info("%s", exc)
             ledger.drop(record)
@@ -175,6 +186,7 @@ class Engine:
             record.error, record.sent = str(exc), 0
             self._has_problem(record)
             pause.failed(str(exc))
+            self._failures[record.id] += 1
         except (Differs, Corrupt) as exc:
             log.log(exc.level, "%s", exc)
             if isinstance(exc, Corrupt) and record.attempts + 1 < _ATTEMPTS:
@@ -296,21 +308,24 @@ class Engine:
     async def _cleans(self) -> None:
         """Delete from storage what uploads that were given up have left there."""
         pause = Pause()
+        tries: Counter[str] = Counter()
         while True:
             journal = self._ledger.journal
             if not journal.litter or not pause.is_over:
                 with trio.move_on_at(pause.until if journal.litter else float("inf")):
                     await self._ledger.news()
                 continue
-            url = next(iter(journal.litter))
+            url = min(journal.litter, key=tries.__getitem__)  # none is in the way of the others
             try:
                 await self._context.depot.delete(url)
             except RucioFsError as exc:
                 if is_passing(exc):
+                    tries[url] += 1
                     pause.failed(str(exc))
                     continue
                 log.warning("%s is left on storage: %s", url.partition("?")[0], exc)
             pause.succeeded()
+            del tries[url]
             journal.remove_litter(url)
             await self._commit()
 

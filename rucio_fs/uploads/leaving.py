@@ -15,7 +15,7 @@ from functools import partial
 import trio
 
 from rucio_fs.did import RuleState
-from rucio_fs.errors import Denied, LoginFailed, RuleExists, RuleGone, Unreachable
+from rucio_fs.errors import Denied, LoginFailed, NotYetHere, RuleExists, RuleGone, Unreachable
 from rucio_fs.scratch.threads import in_thread
 from rucio_fs.uploads.context import Context
 from rucio_fs.uploads.looking import own_rule
@@ -58,7 +58,7 @@ class Leaver:
     async def _existing(self, record: Record) -> str:
         if rule_id := await own_rule(self._context, record.did, record.rse):
             return rule_id
-        raise RuleGone(f"{record.did}: its rule at {record.rse} has just ended; it is made again")
+        raise NotYetHere(f"{record.did}: its rule at {record.rse} has just ended; it is made again")
 
     async def give_up(self, record: Record) -> bool:
         """Give up the rule that keeps *record* in scratch; False: it is too early.

@@ -192,7 +192,7 @@ class Ledger:
 
     def let_go(self, record: Record) -> None:
         """Its file was removed from staging; the lake has the bytes, and it goes on there."""
-        if record.state is State.DONE:
+        if record.state is State.DONE or record.is_stopped:  # nobody could help it any more
             self.drop(record)
         elif self.is_known(record):
             self._forget_file(record)

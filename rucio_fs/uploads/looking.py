@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 from rucio_fs.catalogue.base import BULK_LIMIT
 from rucio_fs.did import DID, DIDInfo
 from rucio_fs.errors import Refused
+from rucio_fs.rules.verdicts import has_expired
 from rucio_fs.uploads.context import Context
 
 
@@ -39,6 +41,7 @@ async def own_rule(context: Context, did: DID, rse_expression: str) -> str:
     Raises: what the rules raise
     """
     for rule in await context.rules.rules_of(context.who, did):
-        if (rule.account, rule.rse_expression) == (context.terms.account, rse_expression):
+        is_same = (rule.account, rule.rse_expression) == (context.terms.account, rse_expression)
+        if is_same and not has_expired(rule, time.time_ns()):
             return rule.id
     return ""

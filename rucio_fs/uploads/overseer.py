@@ -71,7 +71,7 @@ class UploadOverseer:
             self._attributes.reconsider(directory)
         elif name.endswith(METADATA):
             record = self._ledger.at(path.removesuffix(METADATA))
-            if record is not None and not record.is_sealed:
+            if record is not None and (not record.is_sealed or record.is_to_be_mended):
                 self._drop(record)  # it is queued again, with what its sidecar says now
 
     def before_write(self, path: str, ino: int) -> None:
@@ -125,15 +125,15 @@ class UploadOverseer:
             raise Sealed(
                 f"{path} is just being registered as {record.did}: remove it when that is done"
             )
-        if record.is_sealed:
-            self._settling.changed(top_of(path))
-            self._ledger.let_go(record)
-            self._on_drop()
-        else:
+        if not record.is_sealed:
             self._drop(record)
 
     def removed(self, path: str, ino: int) -> None:
-        """Told by `changed` as well."""
+        record = self._ledger.of_file(ino)
+        if record is not None and record.path == path:  # it is sealed, or was dropped before
+            self._settling.changed(top_of(path))
+            self._ledger.let_go(record)
+            self._on_drop()
 
     def before_rmdir(self, path: str) -> None:
         """An empty directory is nothing in the lake."""

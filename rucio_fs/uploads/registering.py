@@ -7,6 +7,7 @@ that one.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from rucio_fs.catalogue.registry import NewCollection, NewFile
 from rucio_fs.did import DID, DIDType
-from rucio_fs.errors import NotFound, RuleExists, Unreachable
+from rucio_fs.errors import NotFound, NotYetHere, RuleExists, RuleGone, Unreachable
+from rucio_fs.rules.verdicts import has_expired
 from rucio_fs.uploads.context import Context
 from rucio_fs.uploads.in_place import is_same
 from rucio_fs.uploads.leaving import Leaver
@@ -199,6 +201,8 @@ class Registrar:
                 raise
             did = records[0].did
             ids = {did: await own_rule(context, did, expression)}
+            if not ids[did]:
+                raise NotYetHere(f"the rule on {did} has just ended; it is made again") from None
         for record in records:
             record.rule_id = ids.get(record.did, "")
             context.ledger.advance(record, State.RULED)
@@ -209,12 +213,21 @@ class Registrar:
         context = self._context
         collection = self._chain(dataset)[-1]
         rule_id = collection.rules.get(expression)
-        if rule_id is None:
+        if rule_id:
+            try:
+                rule = await context.rules.rule(context.who, rule_id)
+            except RuleGone:  # somebody has deleted it
+                rule_id = None
+            else:
+                rule_id = None if has_expired(rule, time.time_ns()) else rule_id
+        if not rule_id:
             terms = replace(context.terms, rse_expression=expression, lifetime=lifetime)
             try:
                 rule_id = (await context.rules.add_rules(context.who, [dataset], terms))[dataset]
             except RuleExists:
                 rule_id = await own_rule(context, dataset, expression)
+            if not rule_id:
+                raise NotYetHere(f"the rule on {dataset} has just ended; it is made again")
             collection.rules[expression] = rule_id
             context.ledger.journal.put_collection(collection)
         for record in records:

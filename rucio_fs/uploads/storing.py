@@ -11,7 +11,7 @@ import os
 
 import trio
 
-from rucio_fs.depot.failures import NoMove, NotThere, Taken, Unreadable
+from rucio_fs.depot.failures import NoMove, NotThere, Taken, Unreadable, WriteRefused
 from rucio_fs.errors import Corrupt, Differs, RucioFsError, Unreachable
 from rucio_fs.uploads.context import Context
 from rucio_fs.uploads.records import Record, State
@@ -43,6 +43,7 @@ class Storer:
             await ledger.journal.commit()
         if record.state is State.UPLOADING:
             await self._upload(record)
+            await trio.lowlevel.checkpoint_if_cancelled()  # changed since the proof was on its way
             # From here on nobody may change the file: what lies there is to be what Rucio is told.
             ledger.advance(record, State.PLACING)
             await ledger.journal.commit()
@@ -94,6 +95,11 @@ class Storer:
             found = await depot.adler32(url, record.size)
             if found is None and verify == "read":
                 found = await depot.read_back(url, record.size)
+            elif found is None:
+                raise WriteRefused(
+                    f"{record.rse} tells no checksum of what lies there: set scratch.verify to"
+                    ' "read" or "size"'
+                )
         if found is None:
             size = await depot.size(url)
             if size is None:

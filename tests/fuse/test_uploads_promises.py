@@ -202,7 +202,7 @@ def test_a_file_that_was_open_in_a_crash_waits_for_its_user(
         assert site.settled()["failed"] == 1
         site.check("run/closed", b"whole", rse=RSE, dataset="run")
         assert site.xattr("upload", "run/open") == "FAILED"
-        assert "was open for writing when the mount ended" in (
+        assert "was not written to its end (the mount ended" in (
             site.xattr("error", "run/open") or ""
         )
         assert site.known("run/open") is None

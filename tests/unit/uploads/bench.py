@@ -14,12 +14,14 @@ import trio
 from rucio_fs import checksums
 from rucio_fs.did import DID
 from rucio_fs.rules.events import Events
+from rucio_fs.uploads.attributes import ScratchAttributes
 from rucio_fs.uploads.context import Context
 from rucio_fs.uploads.engine import Engine
 from rucio_fs.uploads.journal import Journal
 from rucio_fs.uploads.ledger import Ledger
 from rucio_fs.uploads.naming import top_of
 from rucio_fs.uploads.options import Options
+from rucio_fs.uploads.overseer import UploadOverseer
 from rucio_fs.uploads.records import Record, State
 from rucio_fs.uploads.settling import Settling
 from tests.fake_depot import FakeDepot
@@ -111,6 +113,37 @@ class Bench:
         self.settling.changed(top_of(path))
         scope, _, name = path.partition("/")
         return DID(scope, name)
+
+    @property
+    def overseer(self) -> UploadOverseer:
+        """What a mount tells of each change in scratch."""
+        attributes = ScratchAttributes(
+            self.staged.tree, self.ledger, self.settling, self.engine.write_down
+        )
+
+        async def carry_out(*order: object) -> bool:
+            return False
+
+        return UploadOverseer(
+            self.ledger, self.settling, attributes, carry_out, self.engine.write_down
+        )
+
+    def remove(self, path: str) -> None:
+        """``rm`` in the mount."""
+        overseer, ino = self.overseer, self.ino(path)
+        overseer.before_unlink(path, ino)
+        (self.staged.tree / path).unlink()
+        overseer.removed(path, ino)
+        overseer.changed(path)
+
+    def rename(self, path: str, new: str) -> None:
+        """``mv`` in the mount."""
+        overseer = self.overseer
+        overseer.before_rename(path, self.ino(path), False, None)
+        (self.staged.tree / path).rename(self.staged.tree / new)
+        overseer.renamed(path, new)
+        for one in (path, new):
+            overseer.changed(one)
 
     def ino(self, path: str) -> int:
         return os.stat(self.staged.tree / path).st_ino

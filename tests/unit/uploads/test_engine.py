@@ -195,6 +195,19 @@ async def test_a_file_that_arrives_damaged(
     assert bench.litter() == []
 
 
+async def test_what_cannot_be_proved_as_it_is_to_be_is_not_registered(
+    clock: MockClock, make: MakeBench
+) -> None:
+    bench = make(verify="checksum")
+    bench.depot.has_checksums = False
+    did = bench.save("s/run/a", b"right")
+    record = await bench.until("s/run/a", "FAILED")
+    assert 'COLO tells no checksum of what lies there: set scratch.verify to "read"' in record.error
+    assert did not in bench.lake._records
+    await trio.sleep(60)
+    assert bench.litter() == []
+
+
 async def test_a_storage_that_damages_everything(clock: MockClock, bench: Bench) -> None:
     bench.save("s/run/a", b"right")
     bench.depot.damages = 100
@@ -450,7 +463,7 @@ async def test_what_was_open_when_it_was_killed(clock: MockClock, bench: Bench) 
     bench.save("s/run/half", b"half")
     bench.staged.unfinished[bench.ino("s/run/half")] = "s/run/half"
     record = await bench.until("s/run/half", "FAILED")
-    assert "open for writing when the mount ended" in record.error
+    assert "not written to its end" in record.error
     assert bench.depot.calls["put"] == 0
     os.setxattr(bench.staged.tree / "s/run/half", "user.rucio-fs.upload", b"now")
     bench.settling.changed("s/run")

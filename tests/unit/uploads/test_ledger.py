@@ -167,7 +167,7 @@ class Books(RuleBasedStateMachine):
     def let_go(self, spot: int) -> None:
         one = self.pick(spot)
         self.ledger.let_go(one.record)
-        if one.state is State.DONE:
+        if one.state is State.DONE or one.is_stopped:
             self.forget(one)
         else:
             one.path = ""
