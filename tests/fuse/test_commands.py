@@ -123,6 +123,23 @@ def test_a_dataset_is_brought_and_given_back(
     assert "no rule on it was made by rucio-fs" in complaint(rucio_fs("release", data.path), 1)
 
 
+def test_what_is_wanted_again_at_once_stays(
+    make: Callable[[], Data], lab: RuleLab, lake: Lake
+) -> None:
+    """Though Rucio has not removed yet what was given back."""
+    data = make()
+    assert rucio_fs("get", "-r", data.path).code == 0
+    lake.pause_daemons("cleaner")
+    try:
+        assert rucio_fs("release", data.path).code == 0
+        assert rucio_fs("get", "-r", data.path).code == 0
+    finally:
+        lake.resume_daemons("cleaner")
+    lake.run_daemons()
+    assert len(lab.rules(data.did)) == 1
+    assert set(lab.states(data.did).values()) == {"AVAILABLE"}
+
+
 def test_a_rule_lives_as_long_as_was_said(make: Callable[[], Data], lab: RuleLab) -> None:
     data = make()
     (found,) = rucio_fs("get", "--no-wait", "-r", "--lifetime", "2h", "--json", data.path).json()

@@ -17,6 +17,7 @@ from tests.fuse.changing import Changer
 from tests.fuse.clients import Client, eventually
 from tests.fuse.saving import Saving
 from tests.lake.rest import did_path
+from tests.lake.rules import RuleLab
 from tests.mounting import Mount
 
 pytestmark = [pytest.mark.fuse, pytest.mark.lake]
@@ -164,6 +165,42 @@ def test_what_the_lake_has_already_is_not_sent_again(saver: SaverMaker) -> None:
     site.done()
     assert not site.stored("result", RSE).exists()
     assert site.known("result")["states"] == {"COLO": "AVAILABLE"}  # type: ignore[index]
+
+
+# --- what others do meanwhile ---------------------------------------------------------------------
+
+
+def test_what_is_saved_later_is_kept_by_a_rule_too(saver: SaverMaker, lab: RuleLab) -> None:
+    """The first one's lifetime is over, or somebody has deleted it."""
+    site = saver()
+    site.sh("mkdir run; echo 1 > run/a")
+    site.done()
+    (rule,) = site.rules("run")
+    lab.delete_rule(rule["id"])
+    site.sh("echo 2 > run/b")
+    site.done()
+    (rule,) = site.rules("run")
+    assert rule["state"] == "OK"
+
+
+def test_an_rse_that_is_closed_for_reading_has_what_was_saved_there(
+    saver: SaverMaker, lab: RuleLab
+) -> None:
+    site = saver()
+    with lab.availability(RSE, read=False):
+        site.sh("mkdir run; echo text > run/a")
+        site.done()
+    assert "uploaded again" not in site.mount.log_text()
+    site.check("run/a", b"text\n", rse=RSE, dataset="run")
+
+
+def test_metadata_that_rucio_refuses_can_be_mended(saver: SaverMaker) -> None:
+    site = saver(expect_warnings=True)
+    site.sh("""mkdir run; echo '{"events": "many"}' > run/a.meta; echo text > run/a""")
+    assert site.settled()["failed"] == 1
+    site.sh("""echo '{"events": 5}' > run/a.meta""")
+    site.done()
+    site.check("run/a", b"text\n", rse=RSE, dataset="run")
 
 
 # --- crashes -------------------------------------------------------------------------------------
