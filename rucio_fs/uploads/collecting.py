@@ -49,7 +49,9 @@ class Found:
 
 @dataclass(slots=True)
 class Collected:
-    """The *files* below a directory; *has_directories* says of each whether others are in it."""
+    """The *files* below a directory; *has_directories* says of each whether others are in it that
+    are uploaded, too.
+    """
 
     files: list[Found] = field(default_factory=list)
     has_directories: dict[str, bool] = field(default_factory=dict)
@@ -70,20 +72,22 @@ def collect(tree: Path, top: str, base: Options, *, deep: bool) -> Collected:
     """
     found = Collected()
     said = _Said(base)
-    for directory in options.directories(top):
+    for directory in options.directories(f"{top}/"):
         said = _nearer(tree, directory, said)
     waiting = [(top, said)]  # no recursion: a path may have 2,000 directories
     while waiting:
-        directory, above = waiting.pop()
+        directory, said = waiting.pop()
         entries = _entries(tree / directory)
         if entries is None:
             continue
-        said = _nearer(tree, directory, above)
-        inner = [name for name, status in entries.items() if stat.S_ISDIR(status.st_mode)]
-        found.has_directories[directory] = bool(inner)
+        names = [name for name, status in entries.items() if stat.S_ISDIR(status.st_mode)]
+        paths = [f"{directory}/{name}" for name in names]
+        inner = [(path, _nearer(tree, path, said)) for path in paths]
+        # What is never uploaded is no directory of the lake.
+        found.has_directories[directory] = any(one.options.upload != "never" for _, one in inner)
         found.files += _files(tree, directory, entries, said)
         if deep:
-            waiting += [(f"{directory}/{name}", said) for name in reversed(inner)]
+            waiting += reversed(inner)
     return found
 
 

@@ -65,6 +65,17 @@ def test_of_a_scope_only_the_files_beside_its_directories(tree: Path) -> None:
     assert found.has_directories == {"s": True}
 
 
+def test_a_directory_that_is_never_uploaded_makes_no_container_of_the_one_it_is_in(
+    tree: Path,
+) -> None:
+    for path in ("s/run/hits", "s/run/tmp/x", "s/run/tmp/deep/y", "s/both/tmp/x", "s/both/b/z"):
+        save(tree, path)
+    for path in ("s/run/tmp", "s/both/tmp"):
+        save(tree, f"{path}/.rucio-upload.toml", b'upload = "never"')
+    assert collect(tree, "s/run").has_directories["s/run"] is False
+    assert collect(tree, "s/both").has_directories["s/both"] is True
+
+
 def test_a_file_as_it_is(tree: Path) -> None:
     path = save(tree, "s/run/a", b"12345")
     status = path.stat()
