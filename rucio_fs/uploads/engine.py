@@ -324,6 +324,11 @@ class Engine:
                     pause.failed(str(exc))
                     continue
                 log.warning("%s is left on storage: %s", url.partition("?")[0], exc)
+            except Exception as exc:
+                log.exception("bug while removing what an upload has left on storage")
+                tries[url] += 1
+                pause.failed(f"internal error: {exc!r}")
+                continue
             pause.succeeded()
             del tries[url]
             journal.remove_litter(url)

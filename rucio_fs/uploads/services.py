@@ -12,7 +12,7 @@ from rucio_fs.catalogue.base import Catalogue, Rules
 from rucio_fs.catalogue.registry import Registry
 from rucio_fs.config import ScratchConfig
 from rucio_fs.did import Identity, RuleTerms
-from rucio_fs.errors import BadName, NotFound, Refused, RucioFsError
+from rucio_fs.errors import BadName, NotFound, Refused, RucioFsError, Unreachable
 from rucio_fs.rules.events import Events
 from rucio_fs.scratch.staging import Staging
 from rucio_fs.uploads import collecting, naming
@@ -160,7 +160,10 @@ class UploadServices:
         """The mount ends: what is under way has so long (s) to come to its end."""
         await self.engine.finish(seconds)
         with trio.CancelScope(shield=True):
-            await self.journal.commit()
+            try:
+                await self.journal.commit()
+            except Unreachable as exc:  # the next mount finds out again what it does not say
+                log.error("%s", exc)
 
     def close(self) -> None:
         self.journal.close()
