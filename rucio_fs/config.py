@@ -248,3 +248,9 @@ class Config:
 def with_log_file(config: Config, file: Path) -> Config:
     """Copy of *config* that logs to *file*."""
     return replace(config, log=replace(config.log, file=file))
+
+
+def may_stream(config: Config) -> bool:
+    """Whether files are ever read where they are."""
+    brings = config.rules.rse_expression is not None or config.site.rse is not None
+    return config.opening.policy != "replicate" or not brings

@@ -13,6 +13,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from rucio_fs import mounts
@@ -26,20 +27,42 @@ _KILL_TIMEOUT = 0.1  # s
 _PROBE = "import os, sys\ntry: os.statvfs(sys.argv[1])\nexcept OSError as e: sys.exit(e.errno)"
 
 
-def check(mountpoint: Path, *, allow_other: bool) -> list[str]:
-    """Refuse what would make mounting at *mountpoint* fail; return warnings.
+def check(
+    mountpoint: Path, *, allow_other: bool, own: Mapping[str, Path] | None = None
+) -> list[str]:
+    """Refuse what would make mounting at *mountpoint* fail, or do harm; return warnings.
 
-    A directory that is not empty is allowed: its content is hidden until the mount ends, and
+    *own* is what the mount itself uses on this machine, by the key that says where that is.  A
+    directory that is not empty is allowed: its content is hidden until the mount ends, and
     refusing would break a restart after something wrote into the unmounted directory.
 
     Raises: UsageError for what the caller can put right, MountError for what is wrong with the
     machine; both say what to do.
     """
+    _check_place(mountpoint)
     _check_not_mounted(mountpoint)
+    _check_own(mountpoint, own or {})
     warnings = _check_directory(mountpoint)
     _check_device()
     _check_privileges(mountpoint, allow_other=allow_other)
     return warnings
+
+
+def _check_place(mountpoint: Path) -> None:
+    if mountpoint == mountpoint.parent:  # "/", and "//", which POSIX lets be another
+        raise UsageError(
+            "/: the root of this machine cannot be a mountpoint; name an empty directory"
+        )
+
+
+def _check_own(mountpoint: Path, own: Mapping[str, Path]) -> None:
+    for key, place in own.items():
+        # Links are followed: what a mount covers is where they lead.
+        if Path(mounts.resolve(place)).is_relative_to(mountpoint):
+            raise UsageError(
+                f"{mountpoint}: the mount would hide its own {key}, {place}; name an empty"
+                f" directory, or set {key} to a place outside of it"
+            )
 
 
 def _check_not_mounted(mountpoint: Path) -> None:

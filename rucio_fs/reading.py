@@ -12,7 +12,7 @@ from rucio_fs.catalogue.asking import Asking
 from rucio_fs.catalogue.cache import CachedCatalogue
 from rucio_fs.catalogue.rucio import RucioCatalogue
 from rucio_fs.catalogue.rucio_rules import RucioRules
-from rucio_fs.config import Config
+from rucio_fs.config import Config, may_stream
 from rucio_fs.did import Identity
 from rucio_fs.directories import default_cache
 from rucio_fs.diskcache.store import Store
@@ -145,12 +145,6 @@ class Reading:
             tracer=self.tracer if config.rules.traces else None,
             nursery=nursery,
         )
-
-
-def may_stream(config: Config) -> bool:
-    """Whether files are ever read where they are."""
-    brings = config.rules.rse_expression is not None or config.site.rse is not None
-    return config.opening.policy != "replicate" or not brings
 
 
 async def open_store(config: Config, mountpoint: Path) -> Store | None:

@@ -64,7 +64,7 @@ def mount(
     Returns when the mount answers, or with -f when it is unmounted.  Every key of the
     configuration is explained in docs/CONFIGURATION.md.
     """
-    from rucio_fs import background, loading, preflight
+    from rucio_fs import background, loading, preflight, requirements
 
     settings = loading.load(
         flags={
@@ -76,7 +76,9 @@ def mount(
         file=config_file,
     )
     where = Path(mounts.resolve(mountpoint))
-    for warning in preflight.check(where, allow_other=settings.mount.allow_other):
+    own = requirements.own_places(settings, where, in_background=not foreground)
+    warnings = preflight.check(where, allow_other=settings.mount.allow_other, own=own)
+    for warning in warnings + requirements.check(settings):
         print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
     if foreground:
         from rucio_fs.mount import serve

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rucio_fs import loading, settings, units
+from rucio_fs import loading, requirements, settings, units
 from rucio_fs.config import Config
 from rucio_fs.directories import default_log_file
 from rucio_fs.errors import UsageError
@@ -440,3 +440,48 @@ def test_the_document_s_example_file_is_right(tmp_path: Path) -> None:
     assert example is not None
     text = re.sub(r"config_file = .*", f"config_file = '{__file__}'", example[1])
     assert read(tmp_path, text) != Config()
+
+
+# --- what it needs of this machine ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ca = '/nosuch'", "storages.ca = /nosuch does not exist"),
+        ("x509_proxy = '/nosuch'", "storages.x509_proxy = /nosuch does not exist"),
+        (
+            "[storages.proxies]\n'davs://host/' = '/nosuch'",
+            'storages.proxies, "davs://host/" = /nosuch does not exist',
+        ),
+    ],
+)
+def test_a_file_of_certificates_that_does_not_exist(tmp_path: Path, text: str, words: str) -> None:
+    config = read(tmp_path, f"[storages]\n{text}\n")
+    with pytest.raises(UsageError, match=re.escape(words)):
+        requirements.check(config)
+
+
+def test_a_token_may_come_later(tmp_path: Path) -> None:
+    table = f"[storages.tokens]\n'davs://a/' = 'none'\n'davs://b/' = '{tmp_path}/token'\n"
+    (tmp_path / "token").touch()
+    config = read(tmp_path, f"[storages]\ntoken_file = '/nosuch'\nca = '{tmp_path}'\n{table}")
+    (warning,) = requirements.check(config)
+    assert warning.startswith("storages.token_file = /nosuch does not exist yet; ")
+
+
+def test_what_a_mount_uses_itself(tmp_path: Path) -> None:
+    def own(text: str, *, in_background: bool = False) -> dict[str, str]:
+        config = read(tmp_path, f"[log]\nfile = 'logs/x'\n{text}")
+        found = requirements.own_places(config, Path("/mnt"), in_background=in_background)
+        return {key: str(path) for key, path in found.items()}
+
+    assert own("[diskcache]\ndir = '/c'\n") == {
+        "log.file": str(tmp_path / "logs" / "x"),
+        "diskcache.dir": "/c",
+    }
+    assert "diskcache.dir" not in own("[diskcache]\nsize = 0\n")
+    assert "diskcache.dir" not in own("[site]\nrse = 'A'\n[opening]\npolicy = 'replicate'\n")
+    assert own("[scratch]\nrse = 'A'\ndir = '/s'\n")["scratch.dir"] == "/s"
+    found = own("[scratch]\nrse = 'A'\ndir = '/s'\njournal_dir = '/j'\nin_place = true\n")
+    assert (found["scratch.dir"], found["scratch.journal_dir"]) == ("/s", "/j")

@@ -312,6 +312,28 @@ def test_all_is_well(fit: Path) -> None:
     assert check(fit) == []
 
 
+def test_the_root_of_the_machine_is_never_covered(fit: Path) -> None:
+    for root in ("/", "//"):
+        with pytest.raises(
+            UsageError, match=r"^/: the root of this machine cannot be a mountpoint"
+        ):
+            check(Path(root))
+
+
+def test_what_a_mount_uses_itself_is_not_hidden(fit: Path, tmp_path: Path) -> None:
+    inside, outside, link = fit / "cache", tmp_path / "mnt2", tmp_path / "link"
+    link.symlink_to(fit)
+    own = {"log.file": outside, "diskcache.dir": tmp_path}
+    assert preflight.check(fit, allow_other=False, own=own) == []
+    for directory in (fit, inside, link / "cache"):
+        own = {"log.file": outside, "diskcache.dir": directory}
+        with pytest.raises(UsageError) as caught:
+            preflight.check(fit, allow_other=False, own=own)
+        assert f"{fit}: the mount would hide its own diskcache.dir, {directory};" in str(
+            caught.value
+        )
+
+
 def test_no_directory(fit: Path) -> None:
     with pytest.raises(UsageError, match=f"no such directory; run: mkdir -p {fit}/x"):
         check(fit / "x")
