@@ -14,6 +14,13 @@ TROUBLE = (OSError, http.client.HTTPException, ValueError)
 """How a connection fails."""
 
 
+class NoSuchFile(ssl.SSLCertVerificationError):
+    """A file of certificates on this machine does not exist.
+
+    Of this class, because another try is of as little use as where a certificate is not trusted.
+    """
+
+
 def connect(
     host: str,
     port: int,
@@ -58,6 +65,8 @@ def words(error: BaseException) -> str:
     """What has gone wrong with a connection, on one line."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, NoSuchFile):
+        return str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"the server's certificate is not trusted ({error.verify_message}); name its"

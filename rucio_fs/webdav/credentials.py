@@ -6,6 +6,7 @@ without writing them in one go.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import ssl
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from rucio_fs import tokens
 from rucio_fs.webdav.addresses import Address, address
+from rucio_fs.webdav.connecting import NoSuchFile
 
 if TYPE_CHECKING:
     from rucio_fs.config import StoragesConfig
@@ -83,13 +85,18 @@ class Credentials:
     def tls(self, certificate: str) -> ssl.SSLContext:
         """The context for connections made with *certificate*.
 
-        Raises: OSError (no such certificate or CA; ssl.SSLError is one)
+        Raises: NoSuchFile (the certificate or the CA), OSError (ssl.SSLError is one)
         """
         changed = _changed_at(certificate)
         context = self._contexts.get((certificate, changed))
         if context is None:
             try:
                 context = self._context(certificate)
+            except FileNotFoundError as exc:
+                named = [file for file in (certificate, self._ca()) if file]
+                missing = [str(file) for file in named if not os.path.exists(file)]
+                what = " and ".join(missing) or "a file of certificates"
+                raise NoSuchFile(errno.ENOENT, f"{what}: no such file on this machine") from exc
             except OSError as exc:
                 files = " or ".join(str(file) for file in (certificate, self._ca()) if file)
                 raise OSError(f"{files or 'certificates'}: {exc.strerror or exc}") from exc

@@ -515,6 +515,17 @@ async def test_an_untrusted_certificate_is_not_tried_again(
     assert secure.requests == []
 
 
+async def test_a_missing_file_of_certificates_is_not_waited_for(
+    clock: MockClock, make_desk: MakeDesk, secure: Storage, tls: Tls, tmp_path: Path
+) -> None:
+    missing = tmp_path / "none.pem"
+    for config in (StoragesConfig(ca=missing), StoragesConfig(ca=tls.ca_file, x509_proxy=missing)):
+        desk = await make_desk(secure, config=config)
+        words = await desk.fails(NoSource)
+        assert f"{missing}: no such file on this machine" in words
+        assert trio.current_time() == 0
+
+
 # --- nobody wants it any more --------------------------------------------------------------------
 
 
