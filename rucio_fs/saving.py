@@ -63,17 +63,18 @@ class Saving:
         Raises: UsageError
         """
         scratch = config.scratch
+        if scratch.in_place and (scratch.rse is None or scratch.dir is None):
+            raise UsageError(
+                "scratch.in_place needs scratch.rse, a storage (RSE) that is mounted here, and"
+                " scratch.dir, a directory of it"
+            )
         if not scratch.enabled and scratch.rse is None:
             return None
         directory = scratch.dir or default_scratch(mountpoint)
         if mountpoint in (directory, *directory.parents):
             raise UsageError(f"scratch.dir = {directory} lies in the mount itself")
         if scratch.in_place:
-            if scratch.rse is None or scratch.dir is None:
-                raise UsageError(
-                    "scratch.in_place needs scratch.rse, a storage (RSE) that is mounted here, and"
-                    " scratch.dir, a directory of it"
-                )
+            assert scratch.dir is not None, "seen above"
             directory = scratch.journal_dir or default_scratch(mountpoint)
             await trio.to_thread.run_sync(prepare, directory, scratch.dir)
         else:

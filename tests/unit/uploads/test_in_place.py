@@ -11,8 +11,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from rucio_fs.config import Config, ScratchConfig
 from rucio_fs.did import DID, RuleState
 from rucio_fs.errors import Denied, Differs, Sealed, Unreachable, UsageError
+from rucio_fs.saving import Saving
 from rucio_fs.uploads.giving_up import GivingUp
 from rucio_fs.uploads.in_place import InPlace, Lock, prepare, refuse_link
 from rucio_fs.uploads.options import Options
@@ -299,3 +301,12 @@ def test_one_mount_at_a_time(tmp_path: Path) -> None:
         Lock(tmp_path)
     first.close()
     Lock(tmp_path).close()
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"rse": RSE}, {"dir": Path("/nd")}, {"dir": Path("/nd"), "enabled": True}]
+)
+async def test_in_place_needs_an_rse_and_its_directory(tmp_path: Path, more: Any) -> None:
+    config = Config(scratch=ScratchConfig(in_place=True, **more))
+    with pytest.raises(UsageError, match=r"scratch\.in_place needs scratch\.rse, .*scratch\.dir, "):
+        await Saving.open(config, tmp_path)
