@@ -27,7 +27,7 @@ from rucio_fs.callers import NOBODY, Caller
 from rucio_fs.catalogue.cache import CachedCatalogue
 from rucio_fs.changeover import Changeover, Copy
 from rucio_fs.copies import open_copy
-from rucio_fs.did import DID, FileReplicas, Identity
+from rucio_fs.did import DID, FileReplicas, Identity, Replica
 from rucio_fs.errors import (
     Corrupt,
     NoReplica,
@@ -50,11 +50,16 @@ _SETTLING = 1.0  # s between two looks for a file that has just come: NFS rememb
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """What would happen if the file were opened now."""
+    """What would happen if the file were opened now.
+
+    *damage* says why the copy at the site is not read, *fallback* what is streamed in its place.
+    """
 
     file: FileReplicas
     decision: Decision
     error: RucioFsError | None
+    damage: RucioFsError | None = None
+    fallback: tuple[Replica, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,7 @@ class Opener:
     """Opens files for the tree: one instance serves all opens.
 
     What goes on behind an open file (a rule is made, its copy arrives) runs in *nursery*.
+    *on_problem* is told the state and the words of a copy at the site that is damaged.
     """
 
     def __init__(
@@ -108,6 +114,7 @@ class Opener:
         streams: Streams | None = None,
         tracer: Tracer | None = None,
         nursery: trio.Nursery | None = None,
+        on_problem: Callable[[DID, str, str], None] = lambda did, state, words: None,
     ) -> None:
         self._catalogue = catalogue
         self._site = site
@@ -117,6 +124,7 @@ class Opener:
         self._bringing = bringing
         self._streams = streams
         self._tracer = tracer
+        self._on_problem = on_problem
         self._changeover: Changeover | None = None
         if bringing is not None and streams is not None and nursery is not None:
             self._changeover = Changeover(bringing.keeper, nursery, self._find_copy)
@@ -172,17 +180,22 @@ class Opener:
         file = (await self._catalogue.replicas(who, did, max_age=self._now_ttl)).value
         file, decision = await self._decided(who, file)
         error: RucioFsError | None = None
+        damage: RucioFsError | None = None
+        fallback: tuple[Replica, ...] = ()
         if isinstance(decision, Local):
             try:
                 source, _ = await open_copy(file, decision, self._timeout)
                 source.close()
             except RucioFsError as exc:
-                error = exc
+                error = damage = exc
+                fallback = self._others(file, exc)
+            if fallback:
+                error = self._streams.trouble(did) if self._streams is not None else None
         elif isinstance(decision, Stream):
             error = self._streams.trouble(did) if self._streams is not None else None
         elif not self._brings(decision):
             error = refusal(file, decision, self._site)
-        return Prospect(file, decision, error)
+        return Prospect(file, decision, error, damage, fallback)
 
     async def _decided(self, who: Identity, file: FileReplicas) -> tuple[FileReplicas, Decision]:
         """What is to be done for *file*, with the replicas in a form that suits it."""
@@ -253,11 +266,20 @@ class Opener:
         through: DID | None,
     ) -> tuple[Source, str]:
         """Stream what is damaged here from another place.  Raises: *error* where none has it."""
-        others = streamable(file) if self._policy.streams else ()
-        if not isinstance(error, Corrupt) or not others:
+        others = self._others(file, error)
+        if not others:
+            if isinstance(error, Corrupt):
+                self._on_problem(file.did, "UNREADABLE", str(error))
             raise error
-        log.error("%s; it is streamed from %s", error, others[0].rse)
+        words = f"{error}; it is streamed from {others[0].rse}"
+        log.error("%s", words)
+        self._on_problem(file.did, "DAMAGED", words)
         return await self._open_stream(who, file, Stream(others), caller, through)
+
+    def _others(self, file: FileReplicas, error: RucioFsError) -> tuple[Replica, ...]:
+        """What is streamed where *error* is what is wrong with the copy at the site."""
+        is_damage = isinstance(error, Corrupt)
+        return streamable(file) if is_damage and self._policy.streams else ()
 
     # --- streams ---------------------------------------------------------------------------------
 

@@ -144,6 +144,7 @@ class Reading:
             streams=self.streams,
             tracer=self.tracer if config.rules.traces else None,
             nursery=nursery,
+            on_problem=self.events.problem,
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 WRONG_BYTES = "WRONG_BYTES"
 """The state of a problem of `.rucio/problems`: a whole file was streamed, and was another one."""
 
-_UNUSABLE = "its local copy cannot be used: "  # in user.rucio.error; the RSE follows, and a colon
+_UNUSABLE = "its local copy cannot be used: "  # in the mount's words; the RSE follows, and a colon
 
 
 class Suspect(NamedTuple):
@@ -35,7 +35,9 @@ def suspects(found: Mapping[str, Any]) -> list[Suspect]:
     reasons: dict[str, str] = {}
     local = found.get("local") or {}
     if local.get("is_damage"):
-        rse = str(found.get("error") or "").partition(_UNUSABLE)[2].partition(": ")[0]
+        # A mount that is older than this program says it in user.rucio.error alone.
+        words = str(found.get("local_error") or found.get("error") or "")
+        rse = words.partition(_UNUSABLE)[2].partition(": ")[0]
         if rse in known:
             reasons[rse] = f"{found['local_path']}: {local['error']}"
     for problem in found.get("problems") or ():

@@ -30,7 +30,7 @@ _DESCRIBED = (
     "expires_at", "error", "upload",
 )  # fmt: skip
 
-_EXAMINED = ("local_path", "cached_bytes")
+_EXAMINED = ("local_path", "local_error", "cached_bytes")
 _STORAGE = 10.0  # s that a site's storage has to show a file
 _BLOCK = 4096  # bytes that are read of a file to see whether it can be read
 

@@ -204,11 +204,19 @@ async def _local_path(subject: Subject) -> str | None:
     return decision.copies[0].path if isinstance(decision, Local) else None
 
 
+async def _local_error(subject: Subject) -> str | None:
+    """Why the copy at the site is not read, also where the file is streamed in its place."""
+    damage = (await subject.prospect()).damage
+    return None if damage is None else str(damage)
+
+
 async def _source(subject: Subject) -> str | None:
     """The RSE whose copy an open would read now."""
     prospect = await subject.prospect()
     match prospect.decision:
-        case Local(copies) if prospect.error is None:
+        case Local() if prospect.fallback:
+            return prospect.fallback[0].rse
+        case Local(copies) if prospect.damage is None:
             return copies[0].rse
         case Stream(replicas=replicas):
             return replicas[0].rse
@@ -327,6 +335,7 @@ _OF_FILES: dict[str, Reader] = {
     "replicas": _replicas,
     "pfn": _pfn,
     "local_path": _local_path,
+    "local_error": _local_error,
     "source": _source,
     "cached_bytes": _cached_bytes,
     "error": _error_of_file,

@@ -126,17 +126,40 @@ def test_a_lost_copy_is_reported_if_asked_for(mounter: Mounter, lab: RuleLab, lo
     mount = mounter(expect_warnings=True)
     path = mount.path.joinpath(*lost.split(":", 1))
     done = rucio_fs("doctor", path)
-    assert (done.code, done.err) == (1, "")
+    assert (done.code, done.err) == (3, "")
     assert any(line.startswith("suspect COLO: ") for line in lines(done)), done.out
-    assert any("its local copy cannot be used" in line for line in lines(done))
+    assert not any(line.startswith("error ") for line in lines(done)), "REM1 has it"
+    assert "read from REM1" in lines(done)
+    assert mount.xattr("source", *lost.split(":", 1)) == "REM1"
+    assert "its local copy cannot be used: COLO: " in mount.xattr(
+        "local_error", *lost.split(":", 1)
+    )
     assert suspicions(lab, lost) == {}
 
+    assert mount.run("cat", path).returncode == 0
+    (problem,) = documents(rucio_fs("doctor", "--json", path))[0]["problems"]
+    assert problem["state"] == "DAMAGED"
+    assert problem["error"].endswith("; it is streamed from REM1")
+
     done = rucio_fs("doctor", "--report-suspicious", path, path)
-    assert (done.code, done.err) == (1, "")
+    assert (done.code, done.err) == (3, "")
     assert sum(line.split()[:1] == ["declared"] for line in done.out.splitlines()) == 2
     assert suspicions(lab, lost) == {"COLO": 1}
     assert mount.xattr("replicas", *lost.split(":", 1)) == "COLO=AVAILABLE,REM1=AVAILABLE"
     assert f"{lost} at COLO is declared suspicious: " in mount.log_text()
+
+
+def test_a_lost_copy_that_nothing_replaces(mounter: Mounter, lost: str) -> None:
+    mount = mounter(policy="replicate", expect_warnings=True)
+    path = mount.path.joinpath(*lost.split(":", 1))
+    assert mount.run("cat", path).stderr.rpartition(": ")[2].strip() == "Input/output error"
+    (found,) = documents(done := rucio_fs("doctor", "--json", path))
+    assert (done.code, found["source"]) == (1, None)
+    assert "its local copy cannot be used" in found["error"]
+    (problem,) = found["problems"]
+    assert (problem["state"], problem["error"]) == ("UNREADABLE", found["error"])
+    assert [one["rse"] for one in found["suspects"]] == ["COLO"]
+    assert lost in rucio_fs("status").out
 
 
 def wrong(mount: Mount, far: Far) -> tuple[Placed, str]:

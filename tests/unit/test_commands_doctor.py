@@ -67,6 +67,14 @@ class Rig:
         self.entry.attributes["error"] = UNUSABLE.format("does not exist")
         del self.entry.attributes["source"]
 
+    def damage(self) -> None:
+        """The local copy is not there, and the file is streamed from REM in its place."""
+        self.lose()
+        self.entry.attributes |= {
+            "local_error": self.entry.attributes.pop("error"),
+            "source": "REM",
+        }
+
     def doctor(
         self, *paths: Path, reports: bool = False, as_json: bool = False, hangs: bool = False
     ) -> int:
@@ -135,6 +143,16 @@ def test_a_copy_that_is_lost(rig: Rig, capsys: Output) -> None:
     assert f"  error      {UNUSABLE.format('does not exist')}" in lines
     assert lines[-1] == "  suspect    COLO: /store/f: does not exist"
     assert rig.declared == []
+
+
+def test_a_copy_that_is_lost_of_a_file_that_can_be_read(rig: Rig, capsys: Output) -> None:
+    rig.damage()
+    assert rig.doctor() == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert "  read from  REM" in lines
+    assert "  local copy /store/f: does not exist" in lines
+    assert lines[-1] == "  suspect    COLO: /store/f: does not exist"
+    assert not [line for line in lines if line.startswith("  error")]
 
 
 def test_a_document_for_programs(rig: Rig, capsys: Output) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import trio
 
-from rucio_fs.availability import Arriving, Elsewhere, Local, Site
+from rucio_fs.availability import Arriving, Elsewhere, Local, Policy, Site
 from rucio_fs.catalogue.cache import CachedCatalogue
 from rucio_fs.config import CacheConfig
+from rucio_fs.did import DID
 from rucio_fs.errors import Corrupt, NoReplica, NotFound, NotYetHere, TooSlow, Unreachable
 from rucio_fs.opening import Opener
 from rucio_fs.sources.local import LocalSource
+from rucio_fs.streams.streams import Streams
 from tests.fakes import MY, FakeCatalogue, did
 
 F = did("s:f")
@@ -187,3 +190,97 @@ async def test_a_pfn_that_leads_nowhere_here_asks_for_the_configuration(
     rucio.replica(F, "COLO", "davs://colo/f", is_lan=False)
     with pytest.raises(NotYetHere, match=r"at COLO as davs://colo/f.*site\.paths"):
         await opener.open(MY, F)
+
+
+# --- a copy that is damaged ----------------------------------------------------------------------
+
+
+class FakeStreams:
+    """Streams nothing; *words* are what the last read failed with."""
+
+    words: Unreachable | None = None
+
+    async def open(self, *_: Any) -> Any:
+        return type("Stream", (), {"size": len(DATA), "close": lambda self: None})()
+
+    def may_be_kept(self, _: DID) -> bool:
+        return True
+
+    def trouble(self, _: DID) -> Unreachable | None:
+        return self.words
+
+
+Problems = list[tuple[DID, str, str]]
+
+
+@pytest.fixture
+def streams() -> FakeStreams:
+    return FakeStreams()
+
+
+@pytest.fixture
+def problems() -> Problems:
+    return []
+
+
+@pytest.fixture
+def streaming(
+    rucio: FakeCatalogue, nursery: trio.Nursery, streams: FakeStreams, problems: Problems
+) -> Opener:
+    return Opener(
+        CachedCatalogue(rucio, CacheConfig(), nursery),
+        Site.of("site", "COLO", {}, ()),
+        timeout=60.0,
+        now_ttl=0.0,
+        policy=Policy(streams=True),
+        streams=cast("Streams", streams),
+        on_problem=lambda *problem: problems.append(problem),
+    )
+
+
+async def test_what_is_streamed_in_place_of_a_damaged_copy_can_be_read(
+    rucio: FakeCatalogue,
+    streaming: Opener,
+    streams: FakeStreams,
+    problems: Problems,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    copy(rucio, tmp_path / "f", data=b"short")
+    rucio.replica(F, "FAR", "davs://far/f", is_lan=False)
+    prospect = await streaming.prospect(MY, F)
+    assert isinstance(prospect.decision, Local)
+    assert prospect.error is None
+    assert isinstance(prospect.damage, Corrupt)
+    assert [one.rse for one in prospect.fallback] == ["FAR"]
+    assert problems == [], "nobody has tried to read it"
+
+    (await streaming.open(MY, F)).close()
+    ((found, state, words),) = problems
+    assert (found, state) == (F, "DAMAGED")
+    assert "COLO" in words
+    assert words.endswith("; it is streamed from FAR")
+    assert words in caplog.messages
+
+    streams.words = Unreachable("FAR is away")
+    assert (await streaming.prospect(MY, F)).error is streams.words
+
+
+async def test_a_damaged_copy_that_nothing_replaces_is_a_problem(
+    rucio: FakeCatalogue, streaming: Opener, problems: Problems, tmp_path: Path
+) -> None:
+    copy(rucio, tmp_path / "f", data=b"short")
+    prospect = await streaming.prospect(MY, F)
+    assert prospect.error is prospect.damage
+    assert prospect.fallback == ()
+    with pytest.raises(Corrupt) as caught:
+        await streaming.open(MY, F)
+    assert problems == [(F, "UNREADABLE", str(caught.value))]
+
+
+async def test_a_file_that_is_nowhere_is_no_problem_of_a_storage(
+    rucio: FakeCatalogue, streaming: Opener, problems: Problems
+) -> None:
+    with pytest.raises(NoReplica):
+        await streaming.open(MY, F)
+    assert problems == []
