@@ -63,15 +63,16 @@ class Wish:
 
     def take(self, found: Facts) -> None:
         """Take over what `.rucio/uploads` tells.  Raises: KeyError, TypeError, AttributeError"""
-        mine = [one for one in found["registrations"] if one["id"] == self.id]
-        if not mine:
+        facts = next((one for one in found["registrations"] if one["id"] == self.id), None)
+        if facts is None:
             self.words = _ENDED
             return
-        facts = mine[0]
         if not all(isinstance(facts[key], int) for key in _NUMBERS):
             raise TypeError("numbers are expected")
         listed = [one for one in found["uploads"] if is_at(one.get("path"), {self.path})]
-        self.failures = [one for one in listed if one["state"] == FAILED]
+        # A mount that is older than this program does not tell whose they are.
+        mine = [one for one in listed if one.get("request", self.id) == self.id]
+        self.failures = [one for one in mine if one["state"] == FAILED]
         self.facts = facts
 
     def report(self) -> dict[str, Any]:
@@ -143,7 +144,7 @@ class Registration:
             took = duration(self._clock.now() - course.began_at)
             if code is Exit.DONE:
                 print(f"in the lake: {counted(files, 'file')}, {size(volume)}, in {took}")
-            else:
+            elif files:
                 print(f"in the lake: {counted(files, 'file')}", flush=True)
         self._complain()
         return code
@@ -186,7 +187,7 @@ class Registration:
         from rucio_fs.commands.uploads_screen import Progress
 
         clock, pause = self._clock, _LOOK
-        with Progress(is_quiet=self._is_quiet, clock=clock) as shown:
+        with Progress("registering", is_quiet=self._is_quiet, clock=clock) as shown:
             while True:
                 began = clock.now()
                 self._look(asker, mountpoint)

@@ -16,7 +16,7 @@ from rucio_fs.commands import places
 from rucio_fs.commands.asking import Asker, Child, Found
 from rucio_fs.commands.deciding import Exit
 from rucio_fs.commands.once import ALIVE
-from rucio_fs.commands.tallying import Course, Tally, awaited, summary, together
+from rucio_fs.commands.tallying import Course, Facts, Tally, awaited, summary, together
 from rucio_fs.commands.uploads_asking import (
     REFUSED,
     SCRATCH,
@@ -157,7 +157,7 @@ class Errand:
         clock = self._clock
         deadline = float("inf") if timeout is None else course.began_at + timeout
         pause = _LOOK
-        with Progress(is_quiet=self._is_quiet, clock=clock) as shown:
+        with Progress("uploading", is_quiet=self._is_quiet, clock=clock) as shown:
             while True:
                 now = clock.now()
                 # Those of a mount that was lost on the way, too: they did not get to the lake.
@@ -247,9 +247,22 @@ def _complaints(mount: Mount) -> Iterator[str]:
     failures = mount.tally.failures
     for one in failures:
         path, words = one.get("path"), one.get("error") or "it failed; the mount's log says why"
+        what = mount.where(path) if path else str(one.get("did"))
+        line = words if what in words else f"{what}: {words}"
         if "uploads --retry" not in words:
-            again = shlex.quote(mount.where(path) if path else mount.mountpoint)
-            words += f"; to try again: {PROGRAM} uploads --retry {again}"
-        yield f"{mount.where(path) if path else one.get('did')}: {words}"
+            line += f"; to try again: {PROGRAM} {_again(mount, one)}"
+        yield line
     if (more := mount.tally.failed - len(failures)) > 0:
         yield f"{mount.mountpoint}: {more} more failed"
+
+
+def _again(mount: Mount, upload: Facts) -> str:
+    """The command that tries a failed upload again."""
+    path = upload.get("path")
+    if path is None or not path.startswith("/"):
+        return f"uploads --retry {shlex.quote(mount.where(path) if path else mount.mountpoint)}"
+    # What lies elsewhere was asked for by `register`, and is only found again by that.
+    scope, dataset = str(upload.get("did") or "").partition(":")[0], upload.get("dataset")
+    options = {"--scope": scope, "--dataset": dataset, "--rse": upload.get("rse")}
+    given = [word for name, value in options.items() if value for word in (name, value)]
+    return shlex.join(["register", *given, path])

@@ -64,7 +64,8 @@ class Mount:
         return self.words is None and (not self.paths or bool(self.asked_about))
 
     def where(self, path: str) -> str:
-        return f"{self.mountpoint}/{SCRATCH}/{path}"
+        """*path* as the mount tells it: below scratch, or of a file that lies elsewhere."""
+        return path if path.startswith("/") else f"{self.mountpoint}/{SCRATCH}/{path}"
 
 
 def board(mountpoint: str) -> str:

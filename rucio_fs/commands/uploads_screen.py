@@ -75,9 +75,15 @@ def _row(upload: Facts, out: Console) -> Text:
 
 
 class Progress:
-    """Shows how far a wait is: a bar on a terminal, a line now and then elsewhere."""
+    """Shows how far a wait is: a bar on a terminal, a line now and then elsewhere.
 
-    def __init__(self, *, is_quiet: bool, clock: Clock, out: Console | None = None) -> None:
+    *doing* is what goes on, "uploading".
+    """
+
+    def __init__(
+        self, doing: str, *, is_quiet: bool, clock: Clock, out: Console | None = None
+    ) -> None:
+        self._doing = doing
         self._clock = clock
         self._is_quiet = is_quiet
         self._told: tuple[int, ...] = ()
@@ -123,7 +129,7 @@ class Progress:
         )
         if is_news or (numbers != self._told and now - self._told_at >= _LINE):
             self._told, self._told_at = numbers, now
-            print(f"uploading: {so_far(course, tally)}", flush=True)
+            print(f"{self._doing}: {so_far(course, tally)}", flush=True)
         if is_news:
             self._waited_for = waited_for
             for line in waited_for:

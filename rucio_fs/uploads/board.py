@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rucio_fs.rules.delivery import iso
@@ -44,6 +45,7 @@ class UploadBoard:
         records = list(self._ledger)
         pending = [one for one in records if one.state is not State.DONE]
         failed = [one for one in pending if one.is_stopped]
+        requests = self._registrations.requests() if self._registrations else {}
         waits = {"Rucio": self._engine.rucio, **self._engine.storages}
         pending.sort(key=lambda one: (not one.is_stopped, one.since, one.id))
         return {
@@ -55,7 +57,7 @@ class UploadBoard:
             "sent": sum(_sent(one) for one in pending),
             "waits_for": {name: one.reason for name, one in waits.items() if one.reason},
             "registrations": self._registrations.facts() if self._registrations else [],
-            "uploads": [_shown(one) for one in pending[:SHOWN]],
+            "uploads": [_shown(one, requests) for one in pending[:SHOWN]],
         }
 
     def numbers(self) -> dict[str, Any]:
@@ -69,10 +71,12 @@ def _sent(record: Record) -> int:
     return record.size if record.state > State.UPLOADING else min(record.sent, record.size)
 
 
-def _shown(record: Record) -> dict[str, Any]:
+def _shown(record: Record, requests: Mapping[int, str]) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "path": record.path or record.lies_at or None,
         "did": str(record.did) if record.did.scope else None,
+        # "" for what a mount before this one was asked for.
+        "request": requests.get(record.id, "") if record.lies_at else None,
         "state": record.shown,
         "bytes": record.size,
         "sent": _sent(record),

@@ -39,12 +39,16 @@ class Mounted(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A request, and the records that it has come to.  *words* say what is wrong with all of it."""
+    """A request, and the records that it has come to.  *words* say what is wrong with all of it.
+
+    *earlier* are records of other requests, by the path of their file.
+    """
 
     request: Request
     is_looking: bool = True
     words: str = ""
     records: list[Record] = field(default_factory=list)
+    earlier: dict[str, Record] = field(default_factory=dict)
 
 
 class Registrations:
@@ -100,6 +104,10 @@ class Registrations:
             found.append({key: value for key, value in facts.items() if value is not None})
         return found
 
+    def requests(self) -> dict[int, str]:
+        """The ids of requests, by those of the records that they have come to."""
+        return {one.id: job.request.id for job in self._jobs for one in job.records}
+
     async def run(self) -> None:
         """Look at what is asked for, for ever."""
         while True:
@@ -121,7 +129,7 @@ class Registrations:
             except Exception as exc:
                 log.exception("bug while looking at %s", job.request.path)
                 job.words = f"internal error: {exc!r}"
-            job.is_looking = False
+            job.is_looking, job.earlier = False, {}
             self._waiting.popleft()
             self._context.ledger.tell()
 
@@ -137,6 +145,7 @@ class Registrations:
             scope = lying.one_scope(scopes, EVERYBODYS)
         chosen = lying.dataset_of(job.request, scope)
         tree = await in_thread(partial(lying.find, job.request, scope))
+        job.earlier = {one.lies_at: one for one in context.ledger if one.lies_at}
         for path, words in tree.troubles.items():
             self._fail(job, place, path, DID(scope, path.name), f"{path}: {words}")
         named: dict[Lying, DID] = {}
@@ -230,14 +239,13 @@ class Registrations:
         self._add(job, self._record(job, place, path, did), words)
 
     def _add_all(self, job: Job, records: Sequence[Record]) -> None:
-        earlier = {one.lies_at: one for one in self._context.ledger if one.lies_at}
         for record in records:
-            if (old := earlier.get(record.lies_at)) is not None:
-                self._context.ledger.drop(old)  # asked for again, as its user wants it now
             self._add(job, record)
 
     def _add(self, job: Job, record: Record, words: str = "") -> None:
         ledger = self._context.ledger
+        if (old := job.earlier.pop(record.lies_at, None)) is not None:
+            ledger.drop(old)  # asked for again, as its user wants it now
         ledger.add(record)
         if words:
             ledger.stop(record, words)

@@ -126,6 +126,15 @@ def test_what_cannot_be_registered_is_told(site: Maker, data: Path, tmp_path: Pa
     (data / "bad name").write_bytes(b"x")
     said = complaint(register(one, data / "bad name"), 1)
     assert "a PFN takes letters, digits" in said
+    said = complaint(register(one, data / "bad name", rse="NOPE"), 1)
+    assert "NOPE" in said
+    assert "a PFN takes" not in said, "that was the other request"
+    waited = rucio_fs("uploads", "--wait", one.mount.path)
+    assert waited.code == 1
+    (line,) = waited.err.splitlines()
+    assert line.startswith(f"rucio-fs: error: {data}/bad name")
+    assert f"--rse {RSE} '{data}/bad name'" in line
+    assert "rucio-fs register " in line
     missing = complaint(register(one, data / "missing"), 1)
     assert missing.endswith("missing: No such file or directory")
     # Another file of a name that Rucio knows.

@@ -100,6 +100,22 @@ def test_it_is_ordered_and_waited_for(capsys: pytest.CaptureFixture[str]) -> Non
     assert err == ""
 
 
+def test_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(FakeMount(told(3), told(0))) == 0
+    assert capsys.readouterr().out.startswith("registering: 0 of 3 files")
+
+
+def test_what_failed_before_is_not_told_again(capsys: pytest.CaptureFixture[str]) -> None:
+    earlier = {"path": "/nd/data/old", "state": "FAILED", "error": "old", "request": "other"}
+    forgotten = {"path": "/nd/data/older", "state": "FAILED", "error": "older", "request": ""}
+    nothing = {"files": 0, "left": 0, "failed": 0, "bytes": 0, "bytes_left": 0}
+    answer = nothing | {"is_looking": False, "error": "Rucio knows no RSE 'NOPE'"}
+    assert run(FakeMount(answer | {"uploads": [earlier, forgotten]})) == 1
+    out, err = capsys.readouterr()
+    assert out == "", "nothing is in the lake"
+    assert err == "rucio-fs: error: /nd/data: Rucio knows no RSE 'NOPE'\n"
+
+
 def test_what_failed_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     mount = FakeMount(told(0, 2, uploads=[FAILED_UPLOAD]))
     assert run(mount) == 1

@@ -449,6 +449,16 @@ def test_what_fails_is_told_when_the_rest_is_done(rig: Rig, capsys: Output) -> N
     ]
 
 
+def test_what_was_registered_where_it_lies_is_registered_again(rig: Rig, capsys: Output) -> None:
+    more = {"did": "s:a b", "rse": "ND", "dataset": "s:d", "request": "1"}
+    rig.show(upload("/nd/a b", "FAILED", error="no", **more), upload("/nd/c", "FAILED", error="E"))
+    assert rig.run(waits=True) == 1
+    assert complaints(capsys) == [
+        "/nd/a b: no; to try again: rucio-fs register --scope s --dataset s:d --rse ND '/nd/a b'",
+        "/nd/c: E; to try again: rucio-fs register /nd/c",
+    ]
+
+
 def test_the_time_is_over(rig: Rig, capsys: Output) -> None:
     rig.show(upload("u/f"), waits_for={"COLO": "full"})
     assert rig.run(waits=True, timeout=7.3) == 4

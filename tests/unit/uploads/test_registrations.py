@@ -117,6 +117,15 @@ async def test_it_may_be_asked_for_again(clock: MockClock, office: Office) -> No
     assert office.bench.rules.ids() == rules
 
 
+async def test_what_fails_twice_is_one_failure(clock: MockClock, office: Office) -> None:
+    path = office.put("data/a\nb")
+    for number in "12":
+        facts = await office.register(path.parent, id=number)
+        assert (facts["id"], facts["failed"]) == (number, 1)
+        (record,) = office.bench.ledger
+        assert office.registrations.requests()[record.id] == number
+
+
 async def test_what_is_brought_elsewhere_is_kept_here(clock: MockClock, office: Office) -> None:
     path = office.put("data/hits")
     bench, did = office.bench, DID("s", "hits")
