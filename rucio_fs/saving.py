@@ -188,8 +188,10 @@ class Saving:
 
     def control(self, born_ns: int) -> UploadsFile:
         """`.rucio/uploads`."""
-        uploads = self.uploads
-        return UploadsFile("uploads", uploads.board.render, uploads.order, born_ns)
+        uploads, scratch = self.uploads, self._config.scratch
+        in_place = scratch.dir if scratch.in_place else None
+        kept = {"directory": str(in_place or self._staging.directory)}
+        return UploadsFile("uploads", lambda: kept | uploads.board.render(), uploads.order, born_ns)
 
     def start(self, nursery: trio.Nursery) -> None:
         """Have everything running that goes on as long as the mount."""

@@ -209,7 +209,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     }
     if "." not in name and (near := difflib.get_close_matches(name, candidates, n=1)):
         return f"; did you mean {near[0]!r}?"
-    near = difflib.get_close_matches(name.rpartition(".")[2], lasts, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.rpartition(".")[2], lasts, n=1)
     if near:
         return f"; did you mean {lasts[near[0]]!r}?"
     if len(candidates) > 10:  # a message is one line

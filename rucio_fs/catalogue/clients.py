@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from configparser import Error as ConfigError
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from rucio_fs.catalogue.call import Call
 from rucio_fs.did import Identity
@@ -26,6 +27,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _reading_config = threading.Lock()  # rucio.cfg is the process's: one reader at a time
 _config_read: str | None = None  # what RUCIO_CONFIG was when it was read last
+
+
+class _Needed(NamedTuple):
+    """What a way to log in needs beside rucio-clients, and the extra that installs it."""
+
+    module: str
+    package: str
+    extra: str
+
+
+_LOGINS: Mapping[str, _Needed | None] = {
+    "userpass": None,
+    "x509": None,
+    "x509_proxy": None,
+    "oidc": None,
+    "ssh": _Needed("paramiko", "paramiko", "ssh"),
+    "gss": _Needed("requests_kerberos", "requests-kerberos", "kerberos"),
+}
 
 
 class RucioSettings(Protocol):
@@ -130,18 +149,34 @@ class Clients:
                 if os.environ.get("RUCIO_CONFIG") != _config_read:
                     forget_config()
                     _config_read = os.environ.get("RUCIO_CONFIG")
-                return RucioClient(
+                client = RucioClient(
                     host=settings.host,
                     auth_host=settings.auth_host,
                     account=who.account or settings.account,
                     timeout=settings.timeout,
                 )
+                _check_login(client.auth_type)
+                return client
             except KeyError as exc:  # x509_proxy without a proxy
                 raise UsageError(f"Rucio's configuration lacks {exc}") from exc
             except ConfigError as exc:
                 raise UsageError(f"{_config_name()}: {failures.one_line(str(exc))}") from exc
             except Exception as exc:
                 raise failures.translate(exc, _config_name(), settings.host or "Rucio") from exc
+
+
+def _check_login(auth_type: str) -> None:
+    """Raise UsageError for a way to log in that there is not, on this machine or anywhere."""
+    if auth_type not in _LOGINS:
+        raise UsageError(
+            f"{_config_name()}: auth_type = {auth_type} is none of {', '.join(_LOGINS)}"
+        )
+    needed = _LOGINS[auth_type]
+    if needed is not None and find_spec(needed.module) is None:
+        raise UsageError(
+            f"auth_type = {auth_type} needs {needed.package}; run: pip install"
+            f" 'rucio-fs[{needed.extra}]'"
+        )
 
 
 @contextmanager

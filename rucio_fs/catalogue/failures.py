@@ -181,12 +181,19 @@ def one_line(text: str) -> str:
 def _translate_answer(said: RucioSays, asked: str, host: str) -> RucioFsError:
     ours = _ours(getattr(exception, said.name, None))
     if ours is not None and not issubclass(ours, Unreachable):
-        return ours(f"{asked}: {one_line(said.text)}")
+        in_short = _of_schema(said.text) if said.name == "InvalidObject" else said.text
+        return ours(f"{asked}: {one_line(in_short)}")
     if said.name and ours is None and 400 <= said.status < 500 and said.status != 429:
         return errors.Refused(f"{asked}: {said.name}: {one_line(said.text)}")
     text = f"{said.name}: {one_line(said.text)}" if said.name else "not Rucio's own answer"
     message = f"{host} answers {said.status}, {text} ({asked})"
     return Unreachable(message) if said.retry_after is None else Busy(message, said.retry_after)
+
+
+def _of_schema(text: str) -> str:
+    """The first sentence about what a schema refuses; the schema itself is printed behind it."""
+    sentence = text.partition("Failed validating")[0]
+    return sentence.partition("Details: ")[2] or sentence
 
 
 def _ours(cls: object) -> type[RucioFsError] | None:

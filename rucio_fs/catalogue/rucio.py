@@ -13,6 +13,7 @@ import trio
 from rucio_fs.catalogue import rows
 from rucio_fs.catalogue.asking import Asking
 from rucio_fs.catalogue.base import BULK_LIMIT, REASON_LIMIT, Listing
+from rucio_fs.catalogue.registering import and_more
 from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas, Identity
 from rucio_fs.errors import NoReplica, NotFound, NotOffered, Refused, TooSlow, Unreachable
 
@@ -97,7 +98,7 @@ class RucioCatalogue:
         plain = [did for did in dids if _fits_header(did.name)]
         found: dict[DID, DIDInfo] = {}
         if plain:
-            found |= await self.asking.ask(who, _and_more(plain), partial(_infos, plain))
+            found |= await self.asking.ask(who, and_more(plain), partial(_infos, plain))
         if odd:
             found |= await self._odd_infos(who, odd)
         return found
@@ -106,7 +107,7 @@ class RucioCatalogue:
         """`infos` of DIDs whose names Rucio's schema may refuse without being able to say so."""
         deadline = self._settings.deadline
         with suppress(Refused, Unreachable), trio.move_on_after(deadline):
-            return await self.asking.attempt(who, partial(_infos, dids), _and_more(dids), deadline)
+            return await self.asking.attempt(who, partial(_infos, dids), and_more(dids), deadline)
         found = {}
         for did in dids:
             with suppress(NotFound):
@@ -159,7 +160,7 @@ class RucioCatalogue:
             found = (rows.file_replicas(row) for row in answer)
             return {file.did: file for file in found if file.did in wanted}
 
-        return await self.asking.ask(who, _and_more(dids), question)
+        return await self.asking.ask(who, and_more(dids), question)
 
     async def declare_suspicious(self, who: Identity, did: DID, rse: str, reason: str) -> None:
         pfn = await self.asking.ask(who, f"{did} at {rse}", partial(_pfn_at, did, rse))
@@ -242,10 +243,6 @@ def _infos(dids: Sequence[DID], client: RucioClient) -> dict[DID, DIDInfo]:
     # The plugin is named because rucio-clients before 41 takes another by default.
     answer = client.get_metadata_bulk([did._asdict() for did in dids], plugin="DID_COLUMN")
     return {info.did: info for info in map(rows.did_info, answer)}
-
-
-def _and_more(dids: Sequence[DID]) -> str:
-    return f"{dids[0]} and {len(dids) - 1} more"
 
 
 def _fits_header(name: str) -> bool:

@@ -30,8 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # With standalone_mode, click would print its usage text around a mistake.
         code = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.UsageError as exc:
-        see = f"; see: {exc.ctx.command_path} --help" if exc.ctx else ""
-        return _fail(exc.format_message().rstrip(".") + see, exc.exit_code)
+        said = exc.format_message().rstrip(".")
+        if exc.ctx is not None:
+            see = " See" if said.endswith("?") else "; see"
+            said += f"{see}: {exc.ctx.command_path} --help"
+        return _fail(said, exc.exit_code)
     except click.ClickException as exc:
         return _fail(exc.format_message(), exc.exit_code)
     except RucioFsError as exc:

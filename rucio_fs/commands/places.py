@@ -42,6 +42,8 @@ def locate(path: Path) -> Where:
     found = _resolve(table, [*start, *str(path).split("/")])
     mount = _covering(table, found)
     if not mount.is_ours:
+        if not os.path.lexists(found):
+            raise UsageError(f"{path}: no such file or directory")
         raise UsageError(f"{path}: not inside a rucio-fs mount")
     return Where(mount.mountpoint, found)
 

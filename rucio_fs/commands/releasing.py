@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rucio_fs.commands.deciding import Exit, overall
 from rucio_fs.commands.once import Outcome, ask_each
-from rucio_fs.commands.words import complain, print_json
+from rucio_fs.commands.words import complain, counted, print_json
 from rucio_fs.errors import MountError, UsageError
 
 AskEach = Callable[[str, Sequence[Path]], list[Outcome]]
@@ -19,6 +19,10 @@ def release(paths: Sequence[Path], *, as_json: bool, ask: AskEach = ask_each) ->
     for outcome in outcomes:
         if outcome.words is not None:
             complain(f"{outcome.path}: {outcome.words}")
+        elif outcome.found is not None and not as_json:
+            rules = outcome.found["rules"]
+            given_back = f"{counted(rules, 'rule')} given back"
+            print(f"{outcome.path}: {given_back if rules else 'its rule has just gone by itself'}")
     if as_json:
         print_json(
             [

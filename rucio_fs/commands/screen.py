@@ -89,11 +89,12 @@ def _show_mount(out: Console, facts: Mapping[str, Any]) -> None:
     for label, text in (
         ("Rucio", _rucio(status.get("rucio") or {})),
         ("site", _site(status)),
-        ("cache", _cache(status.get("cache") or {})),
+        ("catalogue", _catalogue(status.get("cache") or {})),
+        *((("disk", _disk(status["diskcache"])),) if status.get("diskcache") else ()),
         ("use", _use(status)),
         *((("upload", _upload(facts["uploads"])),) if facts.get("uploads") else ()),
     ):
-        line = Text(f"  {label:<6} ", style="dim").append_text(text)
+        line = Text(f"  {label:<9} ", style="dim").append_text(text)
         out.print(line, soft_wrap=True)
     if facts["transfers"]:
         _show_transfers(out, facts["transfers"])
@@ -120,10 +121,17 @@ def _site(status: Mapping[str, Any]) -> Text:
     )
 
 
-def _cache(cache: Mapping[str, Any]) -> Text:
+def _catalogue(cache: Mapping[str, Any]) -> Text:
+    """What is remembered of it."""
     entries, used, limit = (cache.get(key) or 0 for key in ("entries", "bytes", "limit"))
     noun = "entry" if entries == 1 else "entries"
     return Text(f"{entries} {noun}, {size(used)} of {size(limit)}")
+
+
+def _disk(cache: Mapping[str, Any]) -> Text:
+    """What was streamed and is kept, of which `rucio-fs cache status` tells more."""
+    files, used, limit = (cache.get(key) or 0 for key in ("files", "bytes", "limit"))
+    return Text(f"{counted(files, 'file')}, {size(used)} of {size(limit)}")
 
 
 def _use(status: Mapping[str, Any]) -> Text:

@@ -257,6 +257,8 @@ def release(place: Place) -> dict[str, Any]:
     """Give back the rules on it that rucio-fs made."""
     did = place.attribute("did")
     rule_id, expires_at = place.words("rule_id"), place.words("expires_at")
+    told = Place(place.fs, place.mountpoint, f"{place.mountpoint}/.rucio/events")
+    offset = events(told, offset=None)["offset"]
     try:
         place.set("release", "1")
     except OSError as exc:
@@ -268,7 +270,9 @@ def release(place: Place) -> dict[str, Any]:
             raise Failure(f"Rucio does not let this account delete rules; {rule} {stays}") from exc
         if exc.errno != errno.ECANCELED:  # the rule has just gone, which is what was asked for
             raise
-    return {"did": did, "rule_id": rule_id, "state": place.words("state")}
+    lines = map(json.loads, events(told, offset=offset)["text"].splitlines())
+    rules = sum(one["event"] == "released" and one["did"] == did for one in lines)
+    return {"did": did, "rule_id": rule_id, "state": place.words("state"), "rules": rules}
 
 
 def describe(place: Place) -> dict[str, Any]:

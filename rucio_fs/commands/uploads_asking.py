@@ -212,26 +212,28 @@ def left_behind(
         if is_silent:
             # The end of a child settles what it was asked.
             return Left(is_stuck=not wait_for_futures([future], last_words).done)
-        return Left(_leaves(Tally.of(_document(future))))
+        found = _document(future)
+        return Left(_leaves(Tally.of(found), found.get("directory") or "staging"))
     except (RucioFsError, OSError, ValueError, TypeError, KeyError, AttributeError):
         return Left()
 
 
-def _leaves(tally: Tally) -> str | None:
+def _leaves(tally: Tally, directory: str) -> str | None:
+    """What is said of what is not in the lake and stays in *directory*."""
     files = tally.pending + tally.failed
     if not files and not tally.unsettled:
         return None
     if not files:
         return (
             "files that were saved a moment ago may not be in the lake yet; they are kept in"
-            " staging and go on with the next mount there"
+            f" {directory} and go on with the next mount there"
         )
     amount = f"{counted(files, 'file')} ({size(tally.bytes + tally.failed_bytes)})"
     failed = f"; {tally.failed} failed" if tally.failed else ""
     if files == 1:
-        what, kept = "is not in the lake yet", "it is kept in staging and goes on"
+        what, kept = "is not in the lake yet", f"it is kept in {directory} and goes on"
     else:
-        what, kept = "are not in the lake yet", "they are kept in staging and go on"
+        what, kept = "are not in the lake yet", f"they are kept in {directory} and go on"
     return f"{amount} {what}{failed}; {kept} with the next mount there"
 
 

@@ -44,7 +44,8 @@ class Checker:
         context, who = self._context, self._context.who
         infos, refused = await infos_of(context, [record.did for record in records])
         for record in [one for one in records if one.did in refused]:
-            words = f"{record.did}: Rucio takes no such name ({refused[record.did]}); rename it"
+            reason = str(refused[record.did]).removeprefix(f"{record.did}: ")
+            words = f"{record.did}: Rucio takes no such name ({reason}); rename it"
             self._told(record, Refused(words))
         records = [one for one in records if one.did not in refused]
         for expression, some in by(records, lambda record: record.rule).items():

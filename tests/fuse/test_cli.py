@@ -171,6 +171,9 @@ def test_without_a_command_the_help_is_shown() -> None:
     ("arguments", "message"),
     [
         (["umont", "/x"], "No such command 'umont'"),
+        (["gte"], "No such command 'gte'. Did you mean 'get'? See: rucio-fs --help"),
+        (["get", "/nosuch"], "/nosuch: no such file or directory"),
+        (["status", "/nosuch/x"], "/nosuch/x: no such file or directory"),
         (["mount"], "Missing argument 'MOUNTPOINT'; see: rucio-fs mount --help"),
         (["mount", "--rsee", "X", "/x"], "'--rse'"),
     ],

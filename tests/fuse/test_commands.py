@@ -118,7 +118,8 @@ def test_a_dataset_is_brought_and_given_back(
     assert shown.code == 0
     assert f"rule      {rule['id']}" in shown.out
 
-    assert rucio_fs("release", data.path) == Done(0, "", "")
+    said = f"{data.path}: 1 rule given back\n"
+    assert rucio_fs("release", data.path) == Done(0, said, "")
     eventually(lambda: lab.rules(data.did), lambda rules: rules == [])
     assert "no rule on it was made by rucio-fs" in complaint(rucio_fs("release", data.path), 1)
 

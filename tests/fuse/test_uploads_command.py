@@ -84,7 +84,7 @@ def test_what_failed_is_told_and_tried_again(saver: SaverMaker) -> None:
     ]
     assert "no storage is named" in shown.out.splitlines()[2]
     block = rucio_fs("status").out.partition(f"{site.mount.path}\n")[2].partition("\n\n")[0]
-    assert "  upload nothing on its way, 1 failed" in block.splitlines()
+    assert "  upload    nothing on its way, 1 failed" in block.splitlines()
 
     site.sh('setfattr -n user.rucio.rse -v "$1" run/hits', RSE)
     done = rucio_fs("uploads", "-q", "--retry", "--now", "--wait", path)
@@ -161,7 +161,7 @@ def _read(descriptor: int) -> bytes:
 
 @pytest.mark.parametrize("how", [[], ["--lazy"]], ids=["plain", "lazy"])
 def test_umount_says_what_is_left_and_the_next_mount_goes_on(
-    saver: SaverMaker, how: list[str]
+    saver: SaverMaker, how: list[str], tmp_path: Path
 ) -> None:
     site = saver(scratch__rse="")
     site.sh("mkdir run; printf bytes > run/f")
@@ -169,8 +169,8 @@ def test_umount_says_what_is_left_and_the_next_mount_goes_on(
     done = rucio_fs("umount", *how, site.mount.path)
     assert (done.code, done.out) == (0, "")
     assert done.err == (
-        "rucio-fs: 1 file (5 B) is not in the lake yet; 1 failed; it is kept in staging and goes"
-        " on with the next mount there\n"
+        "rucio-fs: 1 file (5 B) is not in the lake yet; 1 failed; it is kept in"
+        f" {tmp_path}/scratch and goes on with the next mount there\n"
     )
     assert site.mount.process.wait(DEADLINE) == 0
 

@@ -45,6 +45,7 @@ class FakeMount:
         self.local: dict[str, Inspection] = {}  # files of the site's storage, by their paths
         self.on_write: Callable[[str, bytes], None] | None = None
         self.looks: list[tuple[float, str]] = []
+        self.release: dict[str, bytes] = {}  # events that come of it, by name
         self.hangs = False
         self.is_dead = False
         self.is_private = False
@@ -128,7 +129,10 @@ class FakeMount:
         entry = self._entry(path)
         if short in entry.refuses:
             raise _error(entry.refuses[short])
-        self.sets.append((path.removeprefix(f"{TOP}/s/"), short, value.decode()))
+        inside = path.removeprefix(f"{TOP}/s/")
+        self.sets.append((inside, short, value.decode()))
+        if short == "release":
+            self.files[f"{TOP}/.rucio/events"] += self.release.get(inside, b"")
         if entry.on_request is not None:
             entry.on_request(self)
 

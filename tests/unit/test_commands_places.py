@@ -50,8 +50,16 @@ def test_paths_in_a_mount(table: Table, base: Path, monkeypatch: pytest.MonkeyPa
     ]:  # fmt: skip
         assert places.locate(path) == Where(str(mnt), f"{mnt}{inside}")
     # Names that look like ours.
+    (base / "m ntx").mkdir()
     for path in (base, base / "m ntx", mnt / "..", Path("link/../..")):
         with pytest.raises(UsageError, match=r": not inside a rucio-fs mount$"):
+            places.locate(path)
+
+
+def test_what_is_not_there_is_in_no_mount(table: Table, base: Path) -> None:
+    table((OURS, base / "mnt"))
+    for path in (base / "no", base / "no" / "such"):
+        with pytest.raises(UsageError, match=f"^{path}: no such file or directory$"):
             places.locate(path)
 
 

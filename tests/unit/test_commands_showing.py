@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -180,6 +181,7 @@ STATUS = {
     "site": {"name": "HERE", "rse": "COLO"},
     "opening": {"policy": "both", "on_their_way": 20, "waiting": 3},
     "cache": {"entries": 57, "bytes": 152_000, "limit": 67_108_864},
+    "diskcache": {"files": 1, "bytes": 3_000_000, "limit": 10_000_000_000},
     "open_files": 1,
 }
 
@@ -210,14 +212,15 @@ def test_one_screen_about_a_mount(mount: FakeMount, capsys: pytest.CaptureFixtur
     out, err = capsys.readouterr()
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[:5] == [
+    assert lines[:6] == [
         TOP,
-        "  Rucio  https://rucio as alice: ok",
-        "  site   HERE, RSE COLO, policy both",
-        "  cache  57 entries, 152 kB of 67.1 MB",
-        "  use    1 open file, 20 on their way, 3 waiting",
+        "  Rucio     https://rucio as alice: ok",
+        "  site      HERE, RSE COLO, policy both",
+        "  catalogue 57 entries, 152 kB of 67.1 MB",
+        "  disk      1 file, 3.0 MB of 10.0 GB",
+        "  use       1 open file, 20 on their way, 3 waiting",
     ]
-    assert lines[7].split() == ["s:t1", "REPLICATING", "0/10", "1.0", "kB/10.0", "kB", "1"]
+    assert lines[8].split() == ["s:t1", "REPLICATING", "0/10", "1.0", "kB/10.0", "kB", "1"]
     assert sum(line.startswith("  s:t") for line in lines) == screen.TRANSFERS
     assert "  … and 5 more" in lines
     assert "  2026-11-21T00:00:11Z s:p11 STUCK: E F" in lines
@@ -325,6 +328,22 @@ def test_release(mount: FakeMount, capsys: pytest.CaptureFixture[str]) -> None:
         "rucio-fs: error: /etc: not inside a rucio-fs mount",
     ]
     assert mount.sets == [("f", "release", "1")]
+
+
+def test_what_was_given_back_is_told(mount: FakeMount, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "fgh":
+        mount.add(name)
+    for name, rules in (("f", 1), ("g", 2), ("h", 1)):
+        events = [{"event": "released", "did": f"s:{name}"}] * rules
+        mount.release[name] = "".join(json.dumps(event) + "\n" for event in events).encode()
+    mount.entries[f"{TOP}/s/h"].refuses["release"] = errno.ECANCELED
+    paths = [Path(f"{TOP}/s/{name}") for name in "fgh"]
+    assert releasing.release(paths, as_json=False, ask=asking(mount)) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{TOP}/s/f: 1 rule given back",
+        f"{TOP}/s/g: 2 rules given back",
+        f"{TOP}/s/h: its rule has just gone by itself",
+    ]
 
 
 def test_a_mount_that_hangs_is_not_waited_for(mount: FakeMount) -> None:

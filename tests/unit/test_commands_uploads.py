@@ -655,7 +655,7 @@ def test_status_has_a_line_where_there_is_a_scratch(rig: Rig, capsys: Output) ->
 
     found = document(upload("u/f"), done=2, waits_for={"Rucio": "it is down"})
     rig.mount.files[FILE] = json.dumps(found).encode()
-    line = "  upload 1 file (1.0 kB) on its way, 2 done; waits for Rucio: it is down"
+    line = "  upload    1 file (1.0 kB) on its way, 2 done; waits for Rucio: it is down"
     assert line in run().splitlines()
     assert json.loads(run(as_json=True))[0]["uploads"] == found
     del rig.mount.files[FILE]
@@ -706,6 +706,11 @@ MANY = [upload("u/a"), upload("u/b")]
             document(upload("u/a", "FAILED")),
             "1 file (1.0 kB) is not in the lake yet; 1 failed; it is kept in staging and goes on"
             " with the next mount there",
+        ),
+        (
+            document(upload("u/a")) | {"directory": "/var/s"},
+            "1 file (1.0 kB) is not in the lake yet; it is kept in /var/s and goes on with the"
+            " next mount there",
         ),
         (
             document(unsettled=1),

@@ -326,6 +326,7 @@ def test_a_mistake_in_the_file_names_file_key_and_cure(
         ("nodv", "unknown mount option 'nodv'; did you mean 'nodev'?"),
         ("siet=HERE", "unknown mount option 'siet'; did you mean 'site'?"),
         ("cache_sise=1", "did you mean 'cache_size'?"),
+        ("foo=1", "unknown mount option 'foo'; docs/CONFIGURATION.md lists what there is"),
         ("cache.sise=1", "did you mean 'cache.size'?"),
         ("uid", "mount option 'uid' needs a value, for example -o uid=1000"),
         ("uid=me", "-o uid: mount.uid = 'me' is not a numeric user or group id"),

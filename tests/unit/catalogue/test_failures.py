@@ -140,6 +140,17 @@ def test_a_bug_stays_one() -> None:
         translate(ZeroDivisionError(), "sky:x", HOST)
 
 
+def test_the_schema_that_a_name_is_refused_by_is_not_repeated() -> None:
+    text = (
+        "Provided object does not match schema.\nDetails: Problem validating dids: 'a b' does not"
+        " match '^[a-z]*$'\n\nFailed validating 'pattern' in schema['items']['properties']['name']:"
+        "\n    {'description': 'Data Identifier name'}\n\nOn instance[0]['name']:\n    'a b'"
+    )
+    ours = translate(RucioSays(400, "InvalidObject", text), "sky:a b", HOST)
+    assert type(ours) is errors.Refused
+    assert str(ours) == "sky:a b: Problem validating dids: 'a b' does not match '^[a-z]*$'"
+
+
 def test_a_megabyte_of_error_is_cut() -> None:
     ours = translate(RucioSays(400, "InvalidObject", "x\n" * 500_000), "sky:x", HOST)
     assert len(str(ours)) < 600

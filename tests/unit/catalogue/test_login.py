@@ -13,6 +13,7 @@ import requests
 import trio
 from rucio.client.baseclient import BaseClient
 
+from rucio_fs.catalogue import clients
 from rucio_fs.catalogue.asking import Asking
 from rucio_fs.catalogue.failures import translate
 from rucio_fs.catalogue.rucio import RucioCatalogue
@@ -270,6 +271,7 @@ async def test_a_ca_file_that_is_not_there(server: Server, make: Make) -> None:
         ("", "auth_type"),
         ("auth_type = x509_proxy", "client_proxy"),
         ("auth_type = x509\nclient_cert = /no/such/cert.pem", "/no/such/cert.pem"),
+        ("auth_type = magic", "auth_type = magic is none of userpass, x509, x509_proxy, oidc, "),
     ],
 )
 async def test_an_incomplete_configuration(
@@ -277,6 +279,11 @@ async def test_an_incomplete_configuration(
 ) -> None:
     monkeypatch.delenv("X509_USER_PROXY", raising=False)
     await fails(make(cfg), UsageError, words)
+
+
+async def test_a_login_that_needs_more(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "find_spec", lambda name: None)
+    await fails(make("auth_type = gss"), UsageError, "pip install 'rucio-fs[kerberos]'")
 
 
 async def test_a_configuration_file_that_is_not_there(tmp_path: Path) -> None:
