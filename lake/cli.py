@@ -112,7 +112,8 @@ def up(
         return
     click.echo(f"the lake in {lake.directory} is up after {time.monotonic() - start:.1f} s")
     click.echo(f"Rucio: {lake.rucio_url}  accounts: root (ddmlab/secret), alice, bob (secret)")
-    click.echo(f'environment: eval "$(python -m lake env -d {shlex.quote(str(lake.directory))})"')
+    env = shlex.join([sys.executable, "-m", "lake", "env", "-d", str(lake.directory)])
+    click.echo(f'environment: eval "$({env})"')
 
 
 @main.command()
