@@ -34,7 +34,8 @@ _FACTS: dict[str, Callable[[Record], str]] = {
 _COPIED = frozenset({
     "did", "scope", "name", "type", "bytes", "account", "created_at", "updated_at", "open",
     "length", "adler32", "md5", "state", "error", "rule_id", "rule_url", "expires_at", "eta",
-    "progress", "locality", "replicas", "pfn", "local_path", "source", "cached_bytes", "suspicious",
+    "progress", "locality", "replicas", "pfn", "local_path", "local_error", "source",
+    "cached_bytes", "suspicious",
 })  # fmt: skip
 _SHOWN = (_OF_UPLOAD, "did", "adler32", "error", "rule_id")
 
