@@ -145,6 +145,18 @@ def test_cp_r(lake: Lake, mount: Mount, scope: str, top: Path, tmp_path: Path) -
     assert _tree(tmp_path / "copy") == _expected(lake, scope)
 
 
+def test_copied_directories_are_read_only_unless_modes_are_not_kept(
+    mount: Mount, top: Path, tmp_path: Path
+) -> None:
+    def modes(copy: Path) -> list[str]:
+        return _run(mount, "stat", "-c", "%a", copy, copy / "a.txt").split()
+
+    _run(mount, "cp", "-r", top / "one", tmp_path / "as-it-is")
+    assert modes(tmp_path / "as-it-is") == ["555", "444"]
+    _run(mount, "cp", "-r", "--no-preserve=mode", top / "one", tmp_path / "copy")
+    assert modes(tmp_path / "copy") == ["755", "644"]
+
+
 def test_cp_a_keeps_times_and_modes(mount: Mount, top: Path, tmp_path: Path) -> None:
     _run(mount, "cp", "-a", top / "one", tmp_path / "copy")
     assert _run(mount, "stat", "-c", "%y %a", tmp_path / "copy" / "a.txt") == (

@@ -415,6 +415,13 @@ def test_df_tells_of_the_disk(mount: Mount, area: Path) -> None:
     assert mount.python(code) == [found.f_frsize * found.f_blocks, 255]
 
 
+def test_df_shows_the_disk_of_the_whole_mount(mount: Mount, area: Path) -> None:
+    found = os.statvfs(area)
+    code = "v = os.statvfs(os.path.join(ROOT, *ARGS)); show(v.f_frsize * v.f_blocks)"
+    for path in ((), ("lab",)):
+        assert mount.python(code, *path) == found.f_frsize * found.f_blocks
+
+
 def test_the_rest_of_the_tree_is_read_only_still(mount: Mount) -> None:
     code = "open(ROOT + '/lab/mixed/new', 'w'); show('it worked')"
     assert mount.python(code) == {"errno": "EROFS"}

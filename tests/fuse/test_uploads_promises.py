@@ -140,6 +140,36 @@ def test_an_option_that_means_nothing_is_refused_at_once(saver: SaverMaker) -> N
         code = f"os.setxattr(ARGS[0], 'user.rucio.{option}', b'soon'); show('it worked')"
         assert site.mount.python(code, site.path("run")) == {"errno": "EINVAL"}
     assert "did you mean lifetime?" in site.mount.log_text()
+    site.sh("setfattr -n user.rucio.rse -v NOPE run; echo x > run/f")
+    assert site.settled()["failed"] == 1
+    assert "Rucio knows no RSE NOPE" in (site.xattr("error", "run/f") or "")
+
+
+def test_what_is_never_uploaded_is_written_again_and_again(
+    saver: SaverMaker, tmp_path: Path
+) -> None:
+    """A git repository and a database, which change files that were closed long ago."""
+    site = saver(scratch__delay="0s")
+    site.sh("mkdir repo; setfattr -n user.rucio.upload -v never repo")
+    git = f"""
+cd repo
+export HOME={tmp_path} GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a
+export GIT_COMMITTER_EMAIL=a@b
+git config --global --replace-all safe.directory '*'
+git init -q .; echo $1 > f; git add f; git commit -qm $1; git fsck --strict
+"""
+    code = """
+import sqlite3
+with sqlite3.connect(ARGS[0] + '/db') as one:
+    one.execute('create table if not exists t(x)'); one.execute('insert into t values (1)')
+show(one.execute('select count(*) from t').fetchone()[0])
+"""
+    for number in (1, 2):
+        site.sh(git, str(number))
+        assert site.mount.python(code, site.path("repo")) == number
+        site.done()  # else it would be uploaded, before anything is changed again
+    assert site.sh("cd repo; git rev-list --count HEAD").strip() == "2"
+    assert site.all_known() == []
 
 
 # --- what is in the way --------------------------------------------------------------------------
