@@ -70,14 +70,12 @@ class Saving:
             )
         if not scratch.enabled and scratch.rse is None:
             return None
-        directory = scratch.dir or default_scratch(mountpoint)
-        if mountpoint in (directory, *directory.parents):
-            raise UsageError(f"scratch.dir = {directory} lies in the mount itself")
         if scratch.in_place:
             assert scratch.dir is not None, "seen above"
             directory = scratch.journal_dir or default_scratch(mountpoint)
             await trio.to_thread.run_sync(prepare, directory, scratch.dir)
         else:
+            directory = scratch.dir or default_scratch(mountpoint)
             refuse_link(directory)
         until = trio.current_time() + scratch.stop_timeout
         while True:
