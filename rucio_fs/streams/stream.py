@@ -63,6 +63,7 @@ class Stream:
             is_right=entry is not None and entry.is_whole,
         )
         self._version = 0  # counts the times that its bytes turned out to be wrong
+        self._has_given = False  # some since then: the kernel keeps them for all who have it open
         self._news = trio.Event()  # a piece has ended, or is written
 
     def __repr__(self) -> str:
@@ -129,7 +130,7 @@ class Stream:
                 if reader.error is not None:
                     raise reader.error.copy()
                 if data is not None and version == self._version:
-                    reader.has_read = True
+                    reader.has_read = self._has_given = True
                     reader.has_end |= end == self.file.size
                     return data
                 await self._come(offset, end)
@@ -295,9 +296,10 @@ class Stream:
             self.entry.forget()
             self.entry.users += 1
             self._shared.nursery.start_soon(self._empty, self.entry, writing)
-        for reader in self._readers:
-            if reader.has_read:
+        if self._has_given:
+            for reader in self._readers:
                 reader.error = Corrupt(f"{message}; what was read is wrong: open it again")
+        self._has_given = False
         self._shared.on_wrong(self.file, message, rses)
         return Unreachable(f"{message}; it is fetched again")
 

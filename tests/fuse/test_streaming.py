@@ -298,6 +298,30 @@ def test_a_read_that_was_given_wrong_bytes_fails_and_the_next_is_right(
     assert "WRONG_BYTES" in problems
 
 
+def test_nobody_reads_wrong_bytes_from_the_kernel_unnoticed(mount: Mount, far: Far) -> None:
+    """Two have a file open.  The first reads wrong bytes, which the kernel keeps for both."""
+    placed = far.place(LARGE)
+    placed.spoil(far.endpoints, placed.source(mount), 5)
+    program = """
+import hashlib
+path = os.path.join(ROOT, *ARGS)
+first, second = os.open(path, os.O_RDONLY), os.open(path, os.O_RDONLY)
+try:
+    while os.read(first, 1 << 20):
+        pass
+except OSError:
+    pass
+digest, size = hashlib.sha256(), 0
+while data := os.read(second, 1 << 20):
+    digest.update(data)
+    size += len(data)
+show([size, digest.hexdigest()])
+"""
+    found = mount.python(program, placed.scope, placed.name)
+    assert found in ({"errno": "EIO"}, placed.right)
+    assert placed.read(mount) == placed.right
+
+
 def test_wrong_bytes_everywhere_are_never_given_for_the_file(mount: Mount, far: Far) -> None:
     for size in (SMALL, LARGE):
         placed = far.place(size)

@@ -914,17 +914,34 @@ async def test_the_last_byte_may_be_read_first(bench: Bench, near: Storage, far:
     again.close()
 
 
-async def test_who_has_read_nothing_yet_is_not_told(
+async def test_who_was_given_nothing_here_is_told_too(
+    bench: Bench, near: Storage, far: Storage
+) -> None:
+    """The kernel may have answered him, with what it keeps of another one's reads."""
+    data = noise(128 * KIB)
+    file = bench.put(data, near, far)
+    wrong_ones(near)
+    first, second = await bench.open(file), await bench.open(file)
+    await first.read(0, 10)
+    await fails(second, 10, len(data), Corrupt)
+    await fails(first, 10, 10, Corrupt)
+    assert not bench.streams.may_be_kept(FILE)
+    third = await bench.open(file)
+    assert bytes(await third.read(0, len(data))) == data
+    for one in (first, second, third):
+        one.close()
+
+
+async def test_where_nobody_was_given_any_nobody_is_told(
     bench: Bench, near: Storage, far: Storage
 ) -> None:
     data = noise(128 * KIB)
     file = bench.put(data, near, far)
     wrong_ones(near)
     first, second = await bench.open(file), await bench.open(file)
-    await first.read(0, 10)
-    assert bytes(await second.read(10, len(data))) == data[10:]
-    await fails(first, 10, 10, Corrupt)
+    assert bytes(await first.read(0, len(data))) == data
     assert bytes(await second.read(0, len(data))) == data
+    assert len(bench.wrong) == 1
     for one in (first, second):
         one.close()
 
@@ -1141,13 +1158,14 @@ async def test_wrong_bytes_that_are_being_written_are_read_by_nobody(
     first, second = await bench.open(file), await bench.open(file)
     await first.read(0, 64 * KIB)
     await trio.testing.wait_all_tasks_blocked(0.01)
-    assert bytes(await second.read(64 * KIB, 2 * MIB)) == data[64 * KIB :]
-    assert bytes(await second.read(0, 64 * KIB)) == data[: 64 * KIB]
+    await fails(second, 64 * KIB, 2 * MIB, Corrupt)
     await fails(first, 0, 10, Corrupt)
+    third = await bench.open(file)
+    assert bytes(await third.read(0, 64 * KIB)) == data[: 64 * KIB]
     written.set()
     await bench.settled()
-    assert bytes(await second.read(0, 2 * MIB)) == data
-    for one in (first, second):
+    assert bytes(await third.read(0, 2 * MIB)) == data
+    for one in (first, second, third):
         one.close()
     await bench.settled()
     assert bench.lent == 0
