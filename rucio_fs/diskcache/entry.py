@@ -41,13 +41,15 @@ class Entry:
     """An open cached file.  `Store` makes them, one for a file however many use it.
 
     *stored* is what is there; what was written before the last boot is proved before it is read.
-    It *is_whole* when all of it was compared with the catalogue's checksum.
+    It *is_whole* when all of it was compared with the catalogue's checksum; *times_wrong* counts
+    how often that was another one, and all of it was thrown out.
     """
 
     def __init__(self, path: Path, file: FileReplicas, fd: int, found: maps.Map | None) -> None:
         self.path = path
         self.file = file
         self.users = 0
+        self.times_wrong = 0
         self.is_dirty = False
         self.stored = Segments(found.segments if found is not None else ())
         self.is_whole = found is not None and found.is_whole and self._is_complete
@@ -127,6 +129,7 @@ class Entry:
             return False
         self._take_in(segment)
         if not self.compare():
+            self.times_wrong += 1
             self.forget()
             await self.empty()
         return self.stored.covers(start, end)

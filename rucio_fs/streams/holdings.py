@@ -44,6 +44,10 @@ class Holdings:
         """Pieces with a byte between *start* and *end*."""
         return [piece for piece in self.pieces if piece.start < end and piece.end > start]
 
+    def rses(self, start: int, end: int) -> set[str]:
+        """Whose bytes the pieces of a range have."""
+        return {rse for piece in self.between(start, end) for rse in piece.rses}
+
     def is_on_disk(self, piece: Piece) -> bool:
         return self.entry is not None and self.entry.stored.covers(piece.start, piece.end)
 

@@ -39,11 +39,20 @@ class Judge:
         """Bytes, each counted once."""
         return self._received.nbytes
 
+    @property
+    def awaits_verdict(self) -> bool:
+        """Whether it will be known once all is received, and is not yet."""
+        return not self.is_right and self._wanted is not None
+
+    def missing(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The ranges of which it is not known what came; none once the file is right."""
+        return [] if self.is_right else self._received.missing(start, end)
+
     def receive(self, segment: Segment, rses: Iterable[str]) -> str | None:
         """Take in what came from *rses*; say what is wrong with the file, if that shows now."""
         self._received.add(segment)
         self.rses |= frozenset(rses)
-        if self.is_right or self._wanted is None:
+        if not self.awaits_verdict:
             return None
         found = self._found()
         if found is None:
@@ -53,14 +62,20 @@ class Judge:
         self.is_right = True
         return None
 
-    def doubt(self, start: int, end: int) -> None:
-        """A range is fetched again, and need not be what it was."""
+    def doubt(self, start: int, end: int) -> list[tuple[int, int]]:
+        """A range is fetched again, and need not be what it was.
+
+        The ranges that are not known any more beside it: they had a checksum in common with it.
+        """
         if self._received.missing(start, end) == [(start, end)]:
-            return
+            return []
         self.is_right = False
+        beside: list[tuple[int, int]] = []
         for segment in list(self._received):
             if segment.start < end and segment.end > start:
                 self._received.remove(segment)
+                beside += [(segment.start, start), (end, segment.end)]
+        return [(first, last) for first, last in beside if first < last]
 
     def begin_anew(self) -> None:
         """What was received was wrong."""
@@ -68,21 +83,5 @@ class Judge:
         self.rses = frozenset()
         self.is_right = False
 
-    def knows_soon(self, coming: Iterable[tuple[int, int]]) -> bool:
-        """Whether it will be known once the ranges *coming* are in, and is not yet."""
-        if self.is_right or self._wanted is None:
-            return False
-        ranges = sorted(coming)
-        gaps = self._received.missing(0, self._size)
-        return bool(gaps) and all(_is_within(gap, ranges) for gap in gaps)
-
     def _found(self) -> int | None:
         return self._received.adler32(self._size)
-
-
-def _is_within(gap: tuple[int, int], ranges: Iterable[tuple[int, int]]) -> bool:
-    start, end = gap
-    for first, last in ranges:
-        if first <= start < last:
-            start = last
-    return start >= end

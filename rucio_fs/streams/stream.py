@@ -20,8 +20,8 @@ from rucio_fs.sources.base import Data
 from rucio_fs.streams import buffers
 from rucio_fs.streams.candidates import Candidates
 from rucio_fs.streams.holdings import Holdings
-from rucio_fs.streams.judging import Judge
 from rucio_fs.streams.pieces import Piece, aligned
+from rucio_fs.streams.proof import Proof
 from rucio_fs.streams.reader import StreamSource
 from rucio_fs.streams.shared import Shared, Spare
 from rucio_fs.streams.window import NEAR
@@ -35,7 +35,7 @@ class Stream:
     """A file and its readers.
 
     *ask_again* has Rucio asked for the replicas of now, and says whether that gave new hope;
-    *on_idle* is called when nobody reads it any more.
+    *on_idle* is called once, when nobody reads it and nothing is written to the cache any more.
     """
 
     def __init__(
@@ -56,14 +56,9 @@ class Stream:
         self._ask_again = ask_again
         self._on_idle = on_idle
         self._holdings = Holdings(file.size, entry, shared.clock)
-        self._judge = Judge(
-            file.size,
-            file.adler32,
-            entry.stored if entry is not None else (),
-            is_right=entry is not None and entry.is_whole,
-        )
-        self._version = 0  # counts the times that its bytes turned out to be wrong
-        self._has_given = False  # some since then: the kernel keeps them for all who have it open
+        self._proof = Proof(file, self._holdings)
+        self._is_over = False
+        self._has_given = False  # to anybody: the kernel keeps it for all who have the file open
         self._news = trio.Event()  # a piece has ended, or is written
 
     def __repr__(self) -> str:
@@ -85,11 +80,27 @@ class Stream:
         reader.error = Unreachable(f"{self.file.did} was closed")
         if self._readers:
             self._cancel_unwanted()
-        else:
+            return
+        self.read_at = float("-inf")
+        for piece in list(self._holdings.pieces):
+            if piece.is_done:
+                self.drop(piece)
+            elif not piece.has(piece.end):  # else it is as good as here, and is kept
+                piece.cancel()
+        self._rest()
+
+    def _rest(self) -> None:
+        """Tell, once, when nobody reads it and nothing of it waits to be kept.
+
+        Until then who opens the file again shares what is known of its bytes.
+        """
+        is_needed = self._readers or not all(one.is_cancelled for one in self._holdings.pieces)
+        if not is_needed and not self._is_over:
+            self._is_over = True
             self._on_idle()
 
     def end(self) -> None:
-        """Nobody reads it: end what is on its way and give the memory back."""
+        """End what is on its way and give the memory back."""
         for piece in list(self._holdings.pieces):
             if piece.is_done:
                 self.drop(piece)
@@ -125,15 +136,16 @@ class Stream:
             while True:
                 if end == self.file.size or reader.has_end:
                     await self._until_judged()
-                version = self._version
+                version = self._proof.version
                 data = await self._holdings.read(offset, end)
                 if reader.error is not None:
                     raise reader.error.copy()
-                if data is not None and version == self._version:
+                if data is None:
+                    await self._come(offset, end)
+                elif version == self._proof.version and self._take_in(offset, end, data):
                     reader.has_read = self._has_given = True
                     reader.has_end |= end == self.file.size
                     return data
-                await self._come(offset, end)
         raise TooSlow(
             f"{self.file.did}: its bytes did not come within {self._shared.deadline:g} s:"
             f" {self.candidates.reasons()}"
@@ -146,12 +158,12 @@ class Stream:
         """
         for start, stop in self._holdings.missing(*aligned(offset, end, self.file.size)):
             self._fetch(start, stop, is_urgent=True)
-        version = self._version
+        version = self._proof.version
         for piece in self._holdings.between(offset, end):
             try:
                 await piece.until(min(end, piece.end))
             except Unreachable:
-                if not piece.is_cancelled and version == self._version:
+                if not piece.is_cancelled and version == self._proof.version:
                     raise
 
     # --- what to fetch ---------------------------------------------------------------------------
@@ -183,10 +195,10 @@ class Stream:
         """Ask for a range that nobody has asked for yet; whether there is memory for it."""
         while start < end:
             stop = min(end, start + buffers.LARGEST)
+            self._proof.doubt(start, stop)
             buffer = self._shared.buffers.take(stop - start, is_urgent=is_urgent)
             if buffer is None:
                 return False
-            self._judge.doubt(start, stop)
             piece = Piece(start, stop, buffer, is_urgent=is_urgent)
             self._holdings.add(piece)
             self._shared.nursery.start_soon(self._bring, piece)
@@ -213,23 +225,22 @@ class Stream:
             error = RucioFsError(f"internal error: {exc!r}")
         finally:
             # atomic: whoever waits finds it as it is to be found
-            segment = Segment(piece.start, piece.end, adler32)
             if error is None:
-                error = self._arrived(piece, segment)
+                error = self._arrived(piece, adler32)
             piece.finish(error)
             if error is not None:
                 self.drop(piece)
             self._tell()
         if error is None:
-            await self._keep(piece, segment)
+            await self._keep(piece, Segment(piece.start, piece.end, adler32))
 
     async def _keep(self, piece: Piece, segment: Segment) -> None:
         """Write a piece that has come to the cache."""
         entry, shared = self.entry, self._shared
-        if entry is None or shared.store is None:
+        # Readers shall not wait for a slow disk.
+        if entry is None or shared.store is None or shared.is_disk_slow():
+            self._leave(piece)
             return
-        if shared.is_disk_slow():
-            return  # readers shall not wait for it
         piece.pins += 1
         entry.users += 1
         shared.keeping[piece] = trio.current_time()
@@ -240,8 +251,8 @@ class Stream:
             piece.pins -= 1
             if piece not in self._holdings.pieces:  # it was thrown away meanwhile
                 shared.buffers.give(piece.buffer)
-            elif not self._readers:
-                self.drop(piece)
+            else:
+                self._leave(piece)
             self._tell()
             with trio.CancelScope(shield=True):
                 await shared.store.give_back(entry)
@@ -267,27 +278,35 @@ class Stream:
 
     async def _until_judged(self) -> None:
         """Before the last byte is given: if the whole file is here or about to be, compare it."""
-        while self._judge.knows_soon(
-            (piece.start, piece.end) for piece in self._holdings.pieces if not piece.is_done
-        ):
-            await self._news.wait()
+        while gaps := self._proof.gaps():
+            part = self._proof.at_hand(gaps)
+            if part is None:
+                await self._news.wait()  # atomic since the look at the gaps
+            else:
+                version = self._proof.version
+                data = await self._holdings.read(*part)
+                if data is not None and version == self._proof.version:
+                    self._take_in(*part, data)
+                await trio.lowlevel.checkpoint()  # also where it cannot be read after all
 
-    def _arrived(self, piece: Piece, segment: Segment) -> RucioFsError | None:
-        """Take a piece in; return what is wrong with the file if that shows now."""
-        words = self._judge.receive(segment, piece.rses)
+    def _take_in(self, start: int, end: int, data: Data) -> bool:
+        """Before bytes are given: have them known; False if something shows to be wrong now."""
+        words = self._proof.take_in(start, end, data)
         if words is not None:
-            return self._throw_away(words)
-        if self._judge.is_right and self.entry is not None and not self.entry.is_whole:
-            self.entry.is_whole = self.entry.is_dirty = True
-        return None
+            self._throw_away(words)
+        return words is None
+
+    def _arrived(self, piece: Piece, adler32: int) -> RucioFsError | None:
+        """Take a piece in; return what is wrong with the file if that shows now."""
+        words = self._proof.arrived(piece, adler32)
+        return None if words is None else self._throw_away(words)
 
     def _throw_away(self, words: str) -> RucioFsError:
         """The file is whole, and wrong."""
-        rses = self._judge.rses
+        rses = self._proof.rses
         message = f"{self.file.did} from {', '.join(sorted(rses)) or 'the cache'}: {words}"
-        self._version += 1
         self.candidates.spoiled(rses, words)
-        self._judge.begin_anew()
+        self._proof.begin_anew()
         self.end()
         # Those that are being written to the cache give their memory back after that.
         writing = [one for one in self._holdings.pieces if one.is_done]
@@ -335,13 +354,19 @@ class Stream:
         if piece in self._holdings.pieces and not piece.pins:
             self._holdings.pieces.remove(piece)
             self._shared.buffers.give(piece.buffer)
+            self._rest()
+
+    def _leave(self, piece: Piece) -> None:
+        """A piece stays in memory for those who read the file, if there are any."""
+        if not self._readers:
+            self.drop(piece)
 
     def status(self) -> dict[str, Any]:
         """Facts for `.rucio/status`; sizes in bytes."""
         return {
             "did": str(self.file.did),
             "readers": len(self._readers),
-            "received": self._judge.received,
+            "received": self._proof.received,
             "on_its_way": sum(len(piece) - piece.got for piece in self._holdings.pieces),
         }
 

@@ -226,9 +226,8 @@ class Streams:
             self._on_trouble(file.did, str(error))
 
     def _idle(self, key: _Key) -> None:
-        """The last reader of a stream has gone."""
+        """Nobody reads a stream any more."""
         stream = self._streams.pop(key)
-        stream.end()
         if stream.entry is not None and self.store is not None:
             self._nursery.start_soon(self.store.give_back, stream.entry)
         self._idle_since = trio.current_time()

@@ -68,7 +68,7 @@ def test_the_same_bytes_twice_count_once() -> None:
 def test_without_a_checksum_nothing_is_judged() -> None:
     for adler in (None, "", "unknown", "100000000"):
         one = judge(adler=adler)
-        assert not one.knows_soon([(0, SIZE)])
+        assert not one.awaits_verdict
         assert one.receive(segment(0, SIZE, BAD), ["A"]) is None
         assert not one.is_right
 
@@ -86,14 +86,16 @@ def test_the_catalogues_spelling_does_not_matter() -> None:
 def test_what_was_compared_before_is_right() -> None:
     one = judge((0, SIZE), is_right=True)
     assert one.is_right
-    assert not one.knows_soon([])
+    assert not one.awaits_verdict
+    assert one.missing(0, SIZE) == []
 
 
 def test_what_is_missing_of_what_was_right_is_to_be_compared() -> None:
     """The cache may have dropped some of it, and the gap is filled from anywhere."""
     one = judge((0, 60), is_right=True)
     assert not one.is_right
-    assert one.knows_soon([(60, SIZE)])
+    assert one.awaits_verdict
+    assert one.missing(0, SIZE) == [(60, SIZE)]
     assert one.receive(segment(60, SIZE, b"?" * SIZE), ["A"]) is not None
     again = judge((0, 60), is_right=True)
     assert again.receive(segment(60, SIZE), ["A"]) is None
@@ -104,13 +106,13 @@ def test_all_of_it_from_several_streams_is_compared_at_once() -> None:
     """No piece will come that could bring the verdict: nobody must wait for it."""
     one = judge((0, 30), (30, SIZE))
     assert one.is_right
-    assert not one.knows_soon([])
+    assert not one.awaits_verdict
 
 
 def test_nobody_waits_for_a_verdict_that_will_not_come() -> None:
     wrong = Judge(SIZE, SUM, [segment(0, SIZE, BAD)])
     assert not wrong.is_right
-    assert not wrong.knows_soon([])
+    assert wrong.missing(0, SIZE) == []
 
 
 def test_a_judge_does_not_touch_what_it_was_shown() -> None:
@@ -126,7 +128,7 @@ def test_a_judge_does_not_touch_what_it_was_shown() -> None:
 
 def test_what_is_fetched_again_is_judged_again() -> None:
     one = judge((0, SIZE), is_right=True)
-    one.doubt(20, 40)
+    assert one.doubt(20, 40) == [(0, 20), (40, SIZE)]
     assert not one.is_right
     assert one.received == 0, "its checksum is that of a larger range"
     assert one.receive(segment(0, SIZE, BAD), ["A"]) is not None
@@ -134,7 +136,7 @@ def test_what_is_fetched_again_is_judged_again() -> None:
 
 def test_what_is_fetched_for_the_first_time_puts_nothing_in_doubt() -> None:
     one = judge((0, 50))
-    one.doubt(50, SIZE)
+    assert one.doubt(50, SIZE) == []
     assert one.received == 50
     one.receive(segment(50, SIZE), ["A"])
     assert one.is_right
@@ -150,7 +152,11 @@ def test_nothing_of_what_is_fetched_again_is_taken_as_known(
 ) -> None:
     one = judge(*((first * 10, min(SIZE, (first + count) * 10)) for first, count in known))
     end = min(SIZE, start + length)
-    one.doubt(start, end)
+    before = one.received
+    beside = one.doubt(start, end)
+    forgotten = [(first, last) for first, last in beside if first >= end or last <= start]
+    assert forgotten == beside
+    assert before - one.received - sum(last - first for first, last in beside) <= length
     assert one._received.missing(start, end) == [(start, end)]
     if one.received < SIZE:
         assert not one.is_right
@@ -161,28 +167,22 @@ def test_nothing_of_what_is_fetched_again_is_taken_as_known(
 
 @given(
     received=st.sets(st.integers(0, 9)),
-    coming=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 4)), max_size=6),
+    start=st.integers(0, SIZE - 1),
+    length=st.integers(1, SIZE),
 )
-def test_it_is_known_soon_if_what_comes_fills_every_gap(
-    received: set[int], coming: list[tuple[int, int]]
-) -> None:
+def test_what_is_missing_is_what_did_not_come(received: set[int], start: int, length: int) -> None:
     one = judge(*((10 * number, 10 * number + 10) for number in sorted(received)))
-    filled = received | {first + more for first, count in coming for more in range(count)}
-    ranges = [(10 * first, 10 * (first + count)) for first, count in coming]
-    assert one.knows_soon(iter(ranges)) is (filled >= set(range(10)) and len(received) < 10)
-
-
-def test_overlapping_ranges_fill_a_gap_together() -> None:
-    one = judge((0, 10))
-    assert one.knows_soon([(40, SIZE), (5, 45)])
-    assert not one.knows_soon([(41, SIZE), (5, 40)])
-    assert not one.knows_soon([])
+    end = min(SIZE, start + length)
+    found = {at for first, last in one.missing(start, end) for at in range(first, last)}
+    unknown = {at for at in range(start, end) if at // 10 not in received}
+    assert found == unknown
+    assert one.awaits_verdict is (len(received) < 10)
 
 
 def test_an_empty_file_is_right_by_itself() -> None:
     assert Judge(0, "00000001").is_right
     assert not Judge(0, "00000002").is_right
-    assert not Judge(0, "00000002").knows_soon([])
+    assert Judge(0, "00000002").missing(0, 0) == []
 
 
 def test_its_numbers() -> None:

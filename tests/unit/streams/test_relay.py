@@ -437,12 +437,13 @@ async def test_a_stream_is_left_for_a_copy_and_come_back_to(bench: Bench, storag
 
     near = Copy("near", size=len(data))
     relay.switch(near)
-    assert bench.streams.status()["files"] == 0
     await bench.settled()
+    assert bench.streams.status()["files"] == 0
     assert bench.lent == 0
     assert bytes(await relay.read(1000, 1000)) == data[1000:2000]
     near.error = Unreachable("the disk is gone")
     assert await read_all(relay) == data
     assert near.closed == 1
     relay.close()
+    await bench.settled()
     assert bench.streams.status()["files"] == 0

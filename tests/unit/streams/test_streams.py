@@ -946,6 +946,67 @@ async def test_where_nobody_was_given_any_nobody_is_told(
         one.close()
 
 
+async def test_what_is_fetched_again_hides_nothing_of_what_was_given(
+    make_bench: MakeBench, near: Storage
+) -> None:
+    """Its checksum was one with that of its neighbours, which are at hand or with the kernel."""
+    bench = make_bench(window=0, memory=16 * MIB)
+    data = noise(8 * MIB)
+    file = bench.put(data, near)
+    near.files["/f"] = data[: 3 * MIB] + b"?" + data[3 * MIB + 1 :]
+    source = await bench.open(file)
+    await source.read(0, 64 * KIB)
+    await source.read(64 * KIB, 6 * MIB - 64 * KIB)
+    await bench.settled()
+    stream: Any = source._stream
+    stream.drop(stream._holdings.piece_at(0))
+    await source.read(0, 64 * KIB)
+    await fails(source, 6 * MIB, 2 * MIB, Corrupt)
+    source.close()
+
+
+async def test_a_second_pass_is_compared_as_the_first_was(
+    make_bench: MakeBench, near: Storage
+) -> None:
+    """Of a file larger than the memory, without a cache: some of it is at hand, some is not."""
+    bench = make_bench(memory=4 * MIB, window=MIB)
+    data = noise(6 * MIB)
+    file = bench.put(data, near)
+    first = await bench.open(file)
+    assert await read_all(first) == data
+    await bench.settled()
+    near.files["/f"] = data[:777] + b"?" + data[778:]
+    second = await bench.open(file)
+    with pytest.raises(Corrupt):
+        await read_all(second)
+    for one in (first, second):
+        one.close()
+
+
+async def test_what_was_given_of_what_never_came_whole_is_compared(
+    make_bench: MakeBench, near: Storage
+) -> None:
+    """The kernel keeps it, and the rest comes with other requests."""
+    bench = make_bench(timeout=1000.0, deadline=1000.0)
+    data = noise(2 * MIB)
+    file = bench.put(data, near)
+    near.files["/f"] = b"?" + data[1:]
+    near.usual = Fault(stalls=200_000)
+    first, second = await bench.open(file), await bench.open(file)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fails, first, 0, MIB, Unreachable)
+        await until(near, lambda found: found.sent >= 200_000)
+        await second.read(0, 128 * KIB)
+        first.close()
+        stream: Any = second._stream
+        stream._holdings.piece_at(0).cancel()  # as where its reader went elsewhere
+    near.files["/f"] = data
+    near.usual = FINE
+    near.release.set()
+    await fails(second, 128 * KIB, 2 * MIB, Corrupt)
+    second.close()
+
+
 @pytest.mark.parametrize("checksum", [None, "", "none", "-1", "123456789"])
 async def test_without_a_checksum_nothing_is_held_back(
     bench: Bench, near: Storage, checksum: str | None
@@ -1205,6 +1266,99 @@ async def test_nor_do_they_come_to_lie_in_the_cache(
     assert bytes(await source.read(0, 64 * KIB)) == data[: 64 * KIB]
     assert await read_all(source) == data
     assert len(bench.wrong) == 1
+    source.close()
+    await bench.settled()
+
+
+async def test_what_is_opened_again_while_the_disk_is_busy_is_compared(
+    make_bench: MakeBench, near: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes to the disk after that is known as well, and is not fetched again."""
+    store = store_at(tmp_path)
+    written = trio.Event()
+    keep = store.keep
+
+    async def slowly(*args: Any) -> bool:
+        await written.wait()
+        return await keep(*args)
+
+    monkeypatch.setattr(store, "keep", slowly)
+    bench = make_bench(store=store)
+    data = noise(2 * MIB)
+    file = bench.put(data, near)
+    near.files["/f"] = data[:5] + b"?" + data[6:]
+    first = await bench.open(file)
+    await first.read(0, 512 * KIB)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    before = near.sent
+    first.close()
+    second = await bench.open(file)
+    assert await second.read(0, 512 * KIB)
+    assert near.sent == before
+    written.set()
+    await bench.settled()
+    with pytest.raises(Corrupt):
+        await read_all(second)
+    second.close()
+    await bench.settled()
+    assert bench.streams.status()["files"] == bench.lent == 0
+
+
+async def test_what_is_on_disk_alone_is_compared_after_a_part_was_fetched_again(
+    make_bench: MakeBench, near: Storage, tmp_path: Path
+) -> None:
+    bench = make_bench(store=store_at(tmp_path), window=0)
+    data = noise(6 * MIB)
+    file = bench.put(data, near)
+    near.files["/f"] = data[: 3 * MIB] + b"?" + data[3 * MIB + 1 :]
+    source = await bench.open(file)
+    for offset in (0, MIB, 2 * MIB, 3 * MIB):
+        await source.read(offset, MIB)
+        await bench.settled()
+    stream: Any = source._stream
+    for piece in list(stream._holdings.pieces):
+        stream.drop(piece)
+    stream._proof._judge.doubt(0, 64 * KIB)
+    assert stream._proof.received == 0, "it was one with all the rest"
+    await fails(source, 4 * MIB, 2 * MIB, Corrupt)
+    source.close()
+    await bench.settled()
+
+
+async def test_a_cache_that_is_closed_under_a_reader_ends_no_loop(
+    make_bench: MakeBench, near: Storage, tmp_path: Path
+) -> None:
+    bench = make_bench(store=store_at(tmp_path), window=0, deadline=0.3)
+    data = noise(2 * MIB)
+    source = await bench.open(bench.put(data, near))
+    await source.read(0, MIB)
+    await bench.settled()
+    stream: Any = source._stream
+    for piece in list(stream._holdings.pieces):
+        stream.drop(piece)
+    stream._proof._judge.doubt(0, 64 * KIB)
+    await stream.entry.close()
+    with trio.fail_after(5):
+        await fails(source, MIB, MIB, TooSlow)
+    source.close()
+    await bench.settled()
+
+
+async def test_what_was_given_is_compared_also_after_the_cache_is_cleared(
+    make_bench: MakeBench, near: Storage, tmp_path: Path
+) -> None:
+    store = store_at(tmp_path)
+    bench = make_bench(store=store, memory=4 * MIB, window=MIB)
+    data = noise(12 * MIB)
+    file = bench.put(data, near)
+    near.files["/f"] = data[: 11 * MIB] + b"?" + data[11 * MIB + 1 :]
+    source = await bench.open(file)
+    for offset in range(0, 6 * MIB, 128 * KIB):
+        await source.read(offset, 128 * KIB)
+    await bench.settled()
+    await store.clear()
+    with pytest.raises(Corrupt):
+        await read_all(source)
     source.close()
     await bench.settled()
 
