@@ -11,7 +11,7 @@ import trio
 from rucio_fs.callers import Caller
 from rucio_fs.did import DID, Identity
 from rucio_fs.errors import RucioFsError
-from rucio_fs.relay import Relay
+from rucio_fs.relay import Beginning, Relay
 from rucio_fs.rules.keeper import RuleKeeper
 from rucio_fs.sources.base import Source
 from rucio_fs.sources.local import LocalSource
@@ -51,8 +51,8 @@ class Changeover:
         did: DID,
         caller: Caller,
         through: DID | None,
-        source: Source,
-        reopen: Callable[[], Awaitable[Source]],
+        source: Beginning,
+        reopen: Callable[[], Awaitable[Beginning]],
     ) -> Source:
         """*source*, a stream of *did*, until a copy is here; the rule for it is made meanwhile."""
         relay = Relay(source, reopen, self._interest(who, did))
@@ -101,8 +101,8 @@ class Changeover:
             for relay in list(self._relays.get((who, did), ())):
                 if open_copy is not None and not relay.has_switched:
                     source, rse = await open_copy()
-                    relay.switch(source)
-                    self.switched += 1
-                    log.info("%s has come to %s and is read there from now on", did, rse)
+                    if await relay.change_over(source):
+                        self.switched += 1
+                        log.info("%s has come to %s and is read there from now on", did, rse)
         except RucioFsError as exc:
             log.info("%s has come, but is streamed on: %s", did, exc)

@@ -38,6 +38,7 @@ from rucio_fs.errors import (
 from rucio_fs.rules.keeper import RuleKeeper
 from rucio_fs.rules.using import Using
 from rucio_fs.sources.base import Source
+from rucio_fs.streams.reader import StreamSource
 from rucio_fs.streams.streams import Streams
 from rucio_fs.tracing import Tracer
 from rucio_fs.webdav.addresses import SCHEMES
@@ -298,14 +299,14 @@ class Opener:
             now = (await self._catalogue.replicas(who, did, max_age=self._now_ttl)).value
             return (await self._decided(who, now))[0]
 
-        async def stream() -> Source:
+        async def stream() -> StreamSource:
             return await streams.open(who, file, decision.replicas, of_now)
 
         source = await stream()
         self.counters.streamed += 1
         rse = decision.replicas[0].rse
         if decision.brings and self._changeover is not None:
-            source = self._changeover.begin(who, did, caller, through, source, stream)
+            return self._changeover.begin(who, did, caller, through, source, stream), rse
         return source, rse
 
     # --- copies that come meanwhile --------------------------------------------------------------

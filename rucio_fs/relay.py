@@ -1,12 +1,14 @@
 """A file that is read from one place until it can be read from a better one.
 
-Its bytes are the same wherever they come from: a DID is immutable.
+Its bytes should be the same wherever they come from, for a DID is immutable.  That they are is seen
+to before the change: at the better place nobody knows what was given before.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from rucio_fs.errors import Corrupt, RucioFsError
 from rucio_fs.sources.base import Data, Source
@@ -14,8 +16,19 @@ from rucio_fs.sources.base import Data, Source
 log = logging.getLogger(__name__)
 
 
+class Beginning(Source, Protocol):
+    """Where a file is read first."""
+
+    async def agrees_with(self, copy: Source) -> bool:
+        """Whether *copy* has the bytes that were given; if not, reading here fails from now on.
+
+        True holds until somebody else runs.  Raises: what reading *copy* raises.
+        """
+        ...
+
+
 class Relay:
-    """A `Source` whose bytes come from *source* until `switch` names another one.
+    """A `Source` whose bytes come from *source* until `change_over` names another one.
 
     *reopen* opens the first kind of source again, for when the better one turns out not to be.
     *on_read* is called with each read.
@@ -23,14 +36,15 @@ class Relay:
 
     def __init__(
         self,
-        source: Source,
-        reopen: Callable[[], Awaitable[Source]],
+        source: Beginning,
+        reopen: Callable[[], Awaitable[Beginning]],
         on_read: Callable[[], None],
     ) -> None:
         self.size = source.size
         self.is_closed = False
         self.has_switched = False
-        self._source = source
+        self._begun = source
+        self._source: Source = source
         self._reopen = reopen
         self._on_read = on_read
         self._reading: dict[Source, int] = {}
@@ -44,7 +58,10 @@ class Relay:
         while True:
             source = self._source
             try:
-                return await self._read(source, offset, size)
+                data = await self._read(source, offset, size)
+                if source is self._source or self.is_closed:
+                    return data
+                continue  # what is given by a place that was left was compared with nothing
             except RucioFsError as exc:
                 if self.is_closed or (source is self._source and not self.has_switched):
                     raise
@@ -56,7 +73,8 @@ class Relay:
                 failure = exc
             again = await self._reopen()
             if source is self._source and not self.is_closed:
-                self.switch(again)
+                self._begun = again
+                self._switch(again)
                 self.has_switched = False
             else:
                 again.close()
@@ -75,12 +93,29 @@ class Relay:
                 if source is not self._source or self.is_closed:
                     source.close()
 
-    def switch(self, source: Source) -> None:
-        """Read from *source* from now on; what is being read goes on where it is."""
-        if self.is_closed:
-            source.close()
-            return
-        old, self._source, self.has_switched = self._source, source, True
+    async def change_over(self, source: Source) -> bool:
+        """Read from *source* from now on, if it agrees with what was given; whether it does.
+
+        What is being read meanwhile is read there too.  If it is not gone over to, *source* is
+        closed.
+
+        Raises: what reading *source* raises; then all stays as it was.
+        """
+        begun, is_same = self._begun, False
+        try:
+            is_same = self.has_switched or await begun.agrees_with(source)
+        finally:
+            # atomic since it was compared
+            is_same = is_same and begun is self._begun and not self.is_closed
+            if not is_same:
+                source.close()
+        if is_same:
+            self._switch(source)
+            self.has_switched = True
+        return is_same
+
+    def _switch(self, source: Source) -> None:
+        old, self._source = self._source, source
         if old not in self._reading:
             old.close()
 

@@ -40,6 +40,11 @@ class Judge:
         return self._received.nbytes
 
     @property
+    def segments(self) -> Iterable[Segment]:
+        """What was received."""
+        return self._received
+
+    @property
     def awaits_verdict(self) -> bool:
         """Whether it will be known once all is received, and is not yet."""
         return not self.is_right and self._wanted is not None

@@ -47,6 +47,16 @@ class Proof:
         return self._judge.received
 
     @property
+    def segments(self) -> Iterable[Segment]:
+        """What was received."""
+        return self._judge.segments
+
+    @property
+    def is_right(self) -> bool:
+        """Whether all of it is here, and is the file of the catalogue."""
+        return self._judge.is_right
+
+    @property
     def rses(self) -> frozenset[str]:
         """Whose bytes were received."""
         return self._judge.rses

@@ -7,7 +7,7 @@ from typing import Protocol
 import trio
 
 from rucio_fs.errors import RucioFsError
-from rucio_fs.sources.base import Data
+from rucio_fs.sources.base import Data, Source
 from rucio_fs.streams.window import Window
 
 _BURST = 1.0  # s; a read that comes so soon after one that failed is the kernel's next attempt
@@ -17,6 +17,7 @@ class Read(Protocol):
     """What a reader needs of the stream it belongs to."""
 
     async def read(self, reader: StreamSource, offset: int, size: int) -> Data: ...
+    async def agrees_with(self, reader: StreamSource, copy: Source) -> bool: ...
     def leave(self, reader: StreamSource) -> None: ...
 
 
@@ -74,6 +75,10 @@ class StreamSource:
             raise
         self._failure = None
         return data
+
+    async def agrees_with(self, copy: Source) -> bool:
+        """Whether *copy* has the bytes that were given; see `relay.Beginning.agrees_with`."""
+        return await self._stream.agrees_with(self, copy)
 
     def close(self) -> None:
         self._stream.leave(self)

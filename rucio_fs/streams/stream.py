@@ -16,9 +16,10 @@ from rucio_fs.did import FileReplicas
 from rucio_fs.diskcache.entry import Entry
 from rucio_fs.diskcache.segments import Segment
 from rucio_fs.errors import Corrupt, RucioFsError, TooSlow, Unreachable
-from rucio_fs.sources.base import Data
+from rucio_fs.sources.base import Data, Source
 from rucio_fs.streams import buffers
 from rucio_fs.streams.candidates import Candidates
+from rucio_fs.streams.comparing import difference
 from rucio_fs.streams.holdings import Holdings
 from rucio_fs.streams.pieces import Piece, aligned
 from rucio_fs.streams.proof import Proof
@@ -58,7 +59,8 @@ class Stream:
         self._holdings = Holdings(file.size, entry, shared.clock)
         self._proof = Proof(file, self._holdings)
         self._is_over = False
-        self._has_given = False  # to anybody: the kernel keeps it for all who have the file open
+        # To anybody, what may be wrong: the kernel keeps it for all who have the file open.
+        self._has_given = False
         self._news = trio.Event()  # a piece has ended, or is written
 
     def __repr__(self) -> str:
@@ -143,7 +145,8 @@ class Stream:
                 if data is None:
                     await self._come(offset, end)
                 elif version == self._proof.version and self._take_in(offset, end, data):
-                    reader.has_read = self._has_given = True
+                    reader.has_read = True
+                    self._has_given = not self._proof.is_right
                     reader.has_end |= end == self.file.size
                     return data
         raise TooSlow(
@@ -275,6 +278,29 @@ class Stream:
         return any(reader.reads_next(piece.start, piece.end) for reader in self._readers)
 
     # --- whether it is the right file ------------------------------------------------------------
+
+    async def agrees_with(self, reader: StreamSource, copy: Source) -> bool:
+        """Whether *copy* has what was received here and may be wrong.
+
+        If not, all who have the file open are told that they were given wrong bytes.
+
+        Raises: what reading *copy* raises.
+        """
+        proof = self._proof
+        while self._has_given and not proof.is_right and reader.error is None:
+            version = proof.version
+
+            def is_over(version: int = version) -> bool:
+                return proof.is_right or proof.version != version or reader.error is not None
+
+            found = await difference(lambda: proof.segments, copy, is_over)
+            if found is not None and not is_over():
+                self._throw_away(
+                    f"the copy that has come has other bytes between {found.start} and {found.end}"
+                )
+            elif not is_over():
+                self._has_given = False  # atomic since all was compared
+        return reader.error is None
 
     async def _until_judged(self) -> None:
         """Before the last byte is given: if the whole file is here or about to be, compare it."""

@@ -54,6 +54,7 @@ def reading(mount: Mount, placed: Placed) -> subprocess.Popen[str]:
         ["python3", "-S", "-c", READ_IN_TWO, str(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
         cwd="/",
     )
@@ -77,6 +78,27 @@ def test_the_local_copy_takes_over_in_the_middle(mount: Mount, far: Far, lab: Ru
     assert len(lab.rules(did)) == 1
     assert mount.xattr("source", placed.scope, placed.name) == "COLO"
     assert placed.read(mount) == placed.right
+
+
+def test_wrong_bytes_do_not_go_on_with_the_right_ones_of_the_copy(
+    mount: Mount, far: Far, fts: FtsControl
+) -> None:
+    placed = far.place(40 * MIB)
+    fts.stall()
+    placed.spoil(far.endpoints, far.all[0], 5)
+    reader = reading(mount, placed)
+    fts.wait_stalled()
+    placed.spoil(far.endpoints, far.all[0], 5)  # it is repaired, and then brought
+    fts.release()
+    problems = mount.path / ".rucio" / "problems"
+    eventually(
+        lambda: mount.run("cat", problems).stdout,
+        lambda text: f"{placed.scope}:{placed.name}" in text and "the copy that has come" in text,
+    )
+    assert finish(reader) == "", "it got an error"
+    assert reader.returncode != 0
+    assert placed.read(mount) == placed.right
+    assert mount.status()["opening"]["switched"] == 0
 
 
 def test_with_transfers_that_stall_the_read_ends_by_streaming(

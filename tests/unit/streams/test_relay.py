@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,19 @@ from hypothesis import strategies as st
 
 from rucio_fs.errors import Corrupt, NoSource, RucioFsError, TooSlow, Unreachable
 from rucio_fs.relay import Relay
-from rucio_fs.sources.base import Data
-from tests.unit.streams.conftest import Bench, noise, read_all
-from tests.unit.streams.storage_server import Storage
+from rucio_fs.sources.base import Data, Source
+from rucio_fs.streams.reader import StreamSource
+from tests.unit.streams.conftest import (
+    FILE,
+    KIB,
+    MIB,
+    Bench,
+    MakeBench,
+    noise,
+    read_all,
+    until,
+)
+from tests.unit.streams.storage_server import Fault, Storage
 
 SIZE = 1000
 DATA = noise(SIZE)
@@ -24,12 +34,16 @@ DATA = noise(SIZE)
 
 @dataclass(eq=False)
 class Place:
-    """A source whose reads wait for *gate*, and then fail with *error*."""
+    """A source whose reads wait for *gate*, and then fail with *error*.
+
+    Asked whether a copy agrees with what it gave, it does what *compares* does.
+    """
 
     name: str
     gate: trio.Event | None = None
     error: RucioFsError | None = None
     size: int = SIZE
+    compares: Callable[[Source], Awaitable[bool]] | None = None
     reads: int = 0
     reading: int = 0
     closed: int = 0
@@ -48,6 +62,9 @@ class Place:
         if self.error is not None:
             raise self.error.copy()
         return DATA[offset : offset + size]
+
+    async def agrees_with(self, copy: Source) -> bool:
+        return self.compares is None or await self.compares(copy)
 
     def close(self) -> None:
         assert not self.reading
@@ -68,8 +85,8 @@ class Race:
     error: RucioFsError | None = None  # that it raises
     told: int = 0  # reads
 
-    def switch(self, place: Place) -> Place:
-        self.relay.switch(place)
+    async def change_over(self, place: Place) -> Place:
+        await self.relay.change_over(place)
         return place
 
     async def read(self) -> None:
@@ -123,7 +140,7 @@ async def test_it_reads_where_it_began(race: Race) -> None:
 
 async def test_it_goes_on_at_the_better_place(race: Race) -> None:
     await race.read()
-    near = race.switch(Place("near"))
+    near = await race.change_over(Place("near"))
     assert race.relay.has_switched
     assert (race.far.closed, near.closed) == (1, 0)
     await race.read()
@@ -139,7 +156,7 @@ async def test_what_is_being_read_goes_on_where_it_is(race: Race) -> None:
         nursery.start_soon(race.read)
         nursery.start_soon(race.read)
         await trio.testing.wait_all_tasks_blocked()
-        near = race.switch(Place("near"))
+        near = await race.change_over(Place("near"))
         assert race.far.closed == 0
         await race.read()
         assert near.reads == 1
@@ -149,8 +166,8 @@ async def test_what_is_being_read_goes_on_where_it_is(race: Race) -> None:
 
 
 async def test_a_third_place(race: Race) -> None:
-    near = race.switch(Place("near"))
-    nearer = race.switch(Place("nearer"))
+    near = await race.change_over(Place("near"))
+    nearer = await race.change_over(Place("nearer"))
     assert (near.closed, nearer.closed) == (1, 0)
     await race.read()
     race.relay.close()
@@ -173,7 +190,7 @@ async def test_a_failure_where_it_began_is_the_callers(race: Race, error: RucioF
 async def test_a_better_place_that_fails_is_left(
     race: Race, error: RucioFsError, caplog: pytest.LogCaptureFixture
 ) -> None:
-    near = race.switch(Place("near", error=error))
+    near = await race.change_over(Place("near", error=error))
     await race.read()
     assert [near.reads, near.closed] == [1, 1]
     assert [one.reads for one in race.again] == [1]
@@ -185,7 +202,7 @@ async def test_a_better_place_that_fails_is_left(
 
 
 async def test_and_fails_where_it_began_too(race: Race) -> None:
-    near = race.switch(Place("near", error=Unreachable("x")))
+    near = await race.change_over(Place("near", error=Unreachable("x")))
     race.error = NoSource("nobody has it")
     await fails(race, NoSource)
     assert near.closed == 0
@@ -198,7 +215,7 @@ async def test_and_fails_where_it_began_too(race: Race) -> None:
 
 
 async def test_many_reads_fail_there_at_once(race: Race) -> None:
-    near = race.switch(Place("near", gate=trio.Event(), error=Unreachable("x")))
+    near = await race.change_over(Place("near", gate=trio.Event(), error=Unreachable("x")))
     race.gate = trio.Event()
     async with trio.open_nursery() as nursery:
         for _ in range(5):
@@ -220,7 +237,7 @@ async def test_a_read_that_fails_where_it_was_is_done_at_the_better_place(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(race.read)
         await trio.testing.wait_all_tasks_blocked()
-        race.switch(near)
+        await race.change_over(near)
         race.far.gate.set()
     assert (near.reads, race.far.closed, race.again) == (1, 1, [])
     assert race.relay.has_switched
@@ -235,7 +252,7 @@ async def test_wrong_bytes_are_not_gone_over(race: Race) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fails, race, Corrupt)
         await trio.testing.wait_all_tasks_blocked()
-        near = race.switch(Place("near"))
+        near = await race.change_over(Place("near"))
         race.far.gate.set()
     race.relay.close()
     assert near.closed == 1
@@ -246,18 +263,18 @@ async def test_both_places_fail_one_after_the_other(race: Race) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(race.read)
         await trio.testing.wait_all_tasks_blocked()
-        near = race.switch(Place("near", error=Unreachable("x")))
+        near = await race.change_over(Place("near", error=Unreachable("x")))
         race.far.gate.set()
     assert (near.closed, len(race.again)) == (1, 1)
 
 
 async def test_a_copy_comes_while_it_goes_back(race: Race) -> None:
-    near = race.switch(Place("near", error=Unreachable("x")))
+    near = await race.change_over(Place("near", error=Unreachable("x")))
     race.gate = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(race.read)
         await trio.testing.wait_all_tasks_blocked()
-        nearer = race.switch(Place("nearer"))
+        nearer = await race.change_over(Place("nearer"))
         race.gate.set()
     assert (near.closed, nearer.reads) == (1, 1)
     assert [one.closed for one in race.again] == [1], "it is not needed any more"
@@ -270,9 +287,91 @@ async def test_a_caller_who_gives_up_holds_nothing(race: Race) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(race.read)
         await trio.testing.wait_all_tasks_blocked()
-        near = race.switch(Place("near"))
+        near = await race.change_over(Place("near"))
         nursery.cancel_scope.cancel()
     assert race.far.closed == 1
+    race.relay.close()
+    assert near.closed == 1
+
+
+# --- whether the better place has the same -------------------------------------------------------
+
+
+async def test_a_place_that_does_not_agree_is_not_gone_over_to(race: Race) -> None:
+    asked: list[Source] = []
+
+    async def compares(copy: Source) -> bool:
+        asked.append(copy)
+        return False
+
+    race.far.compares = compares
+    near = Place("near")
+    assert not await race.relay.change_over(near)
+    assert asked == [near]
+    assert (near.closed, race.far.closed, race.relay.has_switched) == (1, 0, False)
+    await race.read()
+    assert race.far.reads == 1
+
+
+async def test_a_place_that_cannot_be_compared_is_not_gone_over_to(race: Race) -> None:
+    async def compares(copy: Source) -> bool:
+        raise Unreachable("near is gone")
+
+    race.far.compares = compares
+    near = Place("near")
+    with pytest.raises(Unreachable):
+        await race.relay.change_over(near)
+    assert (near.closed, race.far.closed, race.relay.has_switched) == (1, 0, False)
+    await race.read()
+
+
+async def test_reading_goes_on_while_it_is_compared(race: Race) -> None:
+    gate = trio.Event()
+
+    async def compares(copy: Source) -> bool:
+        await gate.wait()
+        return True
+
+    race.far.compares = compares
+    near, late = Place("near"), Place("late")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(race.relay.change_over, near)
+        nursery.start_soon(race.relay.change_over, late)
+        await trio.testing.wait_all_tasks_blocked()
+        await race.read()
+        assert (race.far.reads, near.reads) == (1, 0)
+        gate.set()
+    race.relay.close()
+    assert (near.closed, late.closed) == (1, 1)
+
+
+async def test_closing_while_it_is_compared(race: Race) -> None:
+    gate = trio.Event()
+
+    async def compares(copy: Source) -> bool:
+        await gate.wait()
+        return True
+
+    race.far.compares = compares
+    near = Place("near")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(race.relay.change_over, near)
+        await trio.testing.wait_all_tasks_blocked()
+        race.relay.close()
+        gate.set()
+    assert (near.closed, near.reads) == (1, 0)
+
+
+async def test_what_a_left_place_gives_is_read_again(race: Race) -> None:
+    """It was not there yet when the two were compared."""
+    race.far.gate = trio.Event()
+    near = Place("near")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(race.read)
+        await trio.testing.wait_all_tasks_blocked()
+        await race.change_over(near)
+        race.far.gate.set()
+    assert (race.far.reads, near.reads, race.far.closed) == (1, 1, 1)
     race.relay.close()
     assert near.closed == 1
 
@@ -284,7 +383,7 @@ async def test_it_is_closed_once(race: Race) -> None:
     race.relay.close()
     race.relay.close()
     assert race.far.closed == 1
-    near = race.switch(Place("near"))
+    near = await race.change_over(Place("near"))
     assert near.closed == 1, "it came too late"
 
 
@@ -305,7 +404,7 @@ async def test_closing_while_both_are_read(race: Race) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(race.read)
         await trio.testing.wait_all_tasks_blocked()
-        race.switch(near)
+        await race.change_over(near)
         nursery.start_soon(race.read)
         await trio.testing.wait_all_tasks_blocked()
         race.relay.close()
@@ -316,7 +415,7 @@ async def test_closing_while_both_are_read(race: Race) -> None:
 
 
 async def test_closing_while_it_goes_back(race: Race) -> None:
-    near = race.switch(Place("near", error=Unreachable("x")))
+    near = await race.change_over(Place("near", error=Unreachable("x")))
     race.gate = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fails, race, Unreachable)
@@ -328,7 +427,7 @@ async def test_closing_while_it_goes_back(race: Race) -> None:
 
 
 async def test_a_read_that_fails_after_closing_opens_nothing(race: Race) -> None:
-    near = race.switch(Place("near", gate=trio.Event(), error=Unreachable("x")))
+    near = await race.change_over(Place("near", gate=trio.Event(), error=Unreachable("x")))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fails, race, Unreachable)
         await trio.testing.wait_all_tasks_blocked()
@@ -340,7 +439,7 @@ async def test_a_read_that_fails_after_closing_opens_nothing(race: Race) -> None
 
 
 async def test_the_second_try_of_a_read_is_not_closed_under_it(race: Race) -> None:
-    race.switch(Place("near", error=Unreachable("x")))
+    await race.change_over(Place("near", error=Unreachable("x")))
     gate = trio.Event()
 
     async def reopen() -> Place:
@@ -351,7 +450,7 @@ async def test_the_second_try_of_a_read_is_not_closed_under_it(race: Race) -> No
     async with trio.open_nursery() as nursery:
         nursery.start_soon(race.read)
         await trio.testing.wait_all_tasks_blocked()
-        nearer = race.switch(Place("nearer"))
+        nearer = await race.change_over(Place("nearer"))
         assert race.again[0].closed == 0
         race.relay.close()
         gate.set()
@@ -399,9 +498,9 @@ async def test_whatever_happens_each_place_is_closed_once(steps: list[str]) -> N
                     reads += 1
                     nursery.start_soon(read)
                 case "switch":
-                    race.switch(gated(Place("near")))
+                    await race.change_over(gated(Place("near")))
                 case "bad":
-                    race.switch(gated(Place("bad", error=Unreachable("x"))))
+                    await race.change_over(gated(Place("bad", error=Unreachable("x"))))
                 case "go" if gates:
                     gates.pop(0).set()
                 case "close":
@@ -436,7 +535,7 @@ async def test_a_stream_is_left_for_a_copy_and_come_back_to(bench: Bench, storag
             return data[offset : offset + size]
 
     near = Copy("near", size=len(data))
-    relay.switch(near)
+    assert await relay.change_over(near)
     await bench.settled()
     assert bench.streams.status()["files"] == 0
     assert bench.lent == 0
@@ -447,3 +546,147 @@ async def test_a_stream_is_left_for_a_copy_and_come_back_to(bench: Bench, storag
     relay.close()
     await bench.settled()
     assert bench.streams.status()["files"] == 0
+
+
+class Near(Place):
+    """A copy of the whole file."""
+
+    def __init__(self, data: bytes, **more: Any) -> None:
+        super().__init__("near", size=len(data), **more)
+        self.data = data
+
+    async def read(self, offset: int, size: int) -> Data:
+        await super().read(offset, size)
+        return self.data[offset : offset + size]
+
+
+@dataclass
+class Streamed:
+    """A file at a storage whose bytes are wrong at first, and how it is read."""
+
+    bench: Bench
+    storage: Storage
+    data: bytes = field(default_factory=lambda: noise(2 * MIB))
+
+    def __post_init__(self) -> None:
+        self.file = self.bench.put(self.data, self.storage)
+
+    def spoil(self) -> None:
+        self.storage.files["/f"] = b"?" + self.data[1:]
+
+    async def open(self) -> StreamSource:
+        return await self.bench.open(self.file)
+
+    async def relay(self) -> Relay:
+        return Relay(await self.open(), self.open, lambda: None)
+
+
+async def is_corrupt(relay: Relay, offset: int) -> bool:
+    try:
+        await relay.read(offset, 1000)
+    except Corrupt:
+        return True
+    return False
+
+
+@pytest.fixture
+def streamed(make_bench: MakeBench, storage: Storage) -> Streamed:
+    return Streamed(make_bench(window=0), storage)
+
+
+async def test_wrong_bytes_do_not_go_on_with_right_ones(streamed: Streamed) -> None:
+    streamed.spoil()
+    relay, other = await streamed.relay(), await streamed.relay()
+    await relay.read(0, MIB)
+    near = [Near(streamed.data) for _ in range(2)]
+    assert not await relay.change_over(near[0])
+    assert not await other.change_over(near[1]), "the kernel may have shown them to him"
+    assert [one.closed for one in near] == [1, 1]
+    assert await is_corrupt(relay, MIB)
+    assert await is_corrupt(other, MIB)
+    ((_, message),) = streamed.bench.wrong
+    assert message.startswith("s:f from RSE0: the copy that has come has other bytes between 0 and")
+    assert not streamed.bench.streams.may_be_kept(FILE)
+    for one in (relay, other):
+        one.close()
+
+
+async def test_wrong_bytes_that_were_given_on_their_way_are_compared(streamed: Streamed) -> None:
+    streamed.spoil()
+    streamed.storage.usual = Fault(stalls=200_000)
+    relay, other = await streamed.relay(), await streamed.relay()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(is_corrupt, other, 0)
+        await until(streamed.storage, lambda found: bool(found.requests))
+        nursery.start_soon(other.read, 0, MIB)
+        await until(streamed.storage, lambda found: found.sent >= 200_000)
+        await relay.read(0, 1000)
+        assert not await relay.change_over(Near(streamed.data))
+        assert await is_corrupt(relay, MIB)
+        nursery.cancel_scope.cancel()
+    streamed.storage.release.set()
+    for one in (relay, other):
+        one.close()
+
+
+async def test_right_bytes_go_on_at_the_copy(streamed: Streamed) -> None:
+    relay = await streamed.relay()
+    assert bytes(await relay.read(0, MIB)) == streamed.data[:MIB]
+    near = Near(streamed.data)
+    assert await relay.change_over(near)
+    assert near.reads == 1, "no more than was received is compared"
+    assert bytes(await relay.read(MIB, MIB)) == streamed.data[MIB:]
+    assert streamed.bench.streams.may_be_kept(FILE)
+    relay.close()
+    assert streamed.bench.wrong == []
+
+
+async def test_what_was_not_given_or_is_right_is_not_compared(streamed: Streamed) -> None:
+    relay = await streamed.relay()
+    near = Near(streamed.data)
+    assert await relay.change_over(near)
+    assert near.reads == 0
+    relay.close()
+    relay = await streamed.relay()
+    assert await read_all(relay) == streamed.data
+    near = Near(streamed.data)
+    assert await relay.change_over(near)
+    assert near.reads == 0
+    relay.close()
+
+
+async def test_a_copy_that_cannot_be_read_leaves_the_stream(streamed: Streamed) -> None:
+    relay = await streamed.relay()
+    await relay.read(0, MIB)
+    with pytest.raises(TooSlow):
+        await relay.change_over(Near(streamed.data, error=TooSlow("x")))
+    assert await read_all(relay) == streamed.data
+    relay.close()
+
+
+async def test_who_closes_the_file_ends_the_comparing(streamed: Streamed) -> None:
+    relay = await streamed.relay()
+    await relay.read(0, MIB)
+    near = Near(streamed.data, gate=trio.Event())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay.change_over, near)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        relay.close()
+        assert near.gate is not None
+        near.gate.set()
+    assert (near.closed, near.reads) == (1, 1)
+
+
+async def test_what_is_read_while_it_is_compared_is_compared_too(streamed: Streamed) -> None:
+    relay = await streamed.relay()
+    await relay.read(0, 64 * KIB)
+    near = Near(streamed.data, gate=trio.Event())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay.change_over, near)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        streamed.storage.files["/f"] = bytes(2 * MIB)
+        await relay.read(MIB, 64 * KIB)
+        assert near.gate is not None
+        near.gate.set()
+    assert await is_corrupt(relay, 0)
+    relay.close()
