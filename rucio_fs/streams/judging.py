@@ -24,6 +24,7 @@ class Judge:
         is_right: bool = False,
     ) -> None:
         self.rses: frozenset[str] = frozenset()  # whose bytes were received
+        self.forgotten = 0  # bytes, received and then in doubt
         self._size = size
         self._wanted = checksums.parse(adler32)
         self._received = Segments(known)
@@ -79,12 +80,14 @@ class Judge:
         for segment in list(self._received):
             if segment.start < end and segment.end > start:
                 self._received.remove(segment)
+                self.forgotten += segment.end - segment.start
                 beside += [(segment.start, start), (end, segment.end)]
         return [(first, last) for first, last in beside if first < last]
 
     def begin_anew(self) -> None:
         """What was received was wrong."""
         self._received.clear()
+        self.forgotten = 0
         self.rses = frozenset()
         self.is_right = False
 

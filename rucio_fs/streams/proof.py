@@ -47,6 +47,16 @@ class Proof:
         return self._judge.received
 
     @property
+    def unproved(self) -> int:
+        """Bytes that were received, and wait to be compared; a file without a checksum has none.
+
+        Those that had to be received again count twice: what was given of them first is not known
+        any more.
+        """
+        judge = self._judge
+        return judge.received + judge.forgotten if judge.awaits_verdict else 0
+
+    @property
     def segments(self) -> Iterable[Segment]:
         """What was received."""
         return self._judge.segments

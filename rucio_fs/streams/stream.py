@@ -37,6 +37,7 @@ class Stream:
 
     *ask_again* has Rucio asked for the replicas of now, and says whether that gave new hope;
     *on_idle* is called once, when nobody reads it and nothing is written to the cache any more.
+    It *has_given* bytes already if the kernel keeps some that an earlier stream gave.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class Stream:
         shared: Shared,
         ask_again: Callable[[], Awaitable[bool]],
         on_idle: Callable[[], None],
+        *,
+        has_given: bool = False,
     ) -> None:
         self.file = file
         self.candidates = candidates
@@ -60,11 +63,16 @@ class Stream:
         self._proof = Proof(file, self._holdings)
         self._is_over = False
         # To anybody, what may be wrong: the kernel keeps it for all who have the file open.
-        self._has_given = False
+        self._has_given = has_given
         self._news = trio.Event()  # a piece has ended, or is written
 
     def __repr__(self) -> str:
         return f"<Stream of {self.file.did} for {len(self._readers)}: {self._holdings!r}>"
+
+    @property
+    def unproved(self) -> int:
+        """Bytes that whoever goes on must know, since some of them were given and may be wrong."""
+        return self._proof.unproved if self._has_given else 0
 
     # --- readers ---------------------------------------------------------------------------------
 

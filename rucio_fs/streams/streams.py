@@ -65,7 +65,10 @@ class Streams:
         self._streams: dict[_Key, Stream] = {}
         self._distrusted: LRUCache[DID, frozenset[str]] = LRUCache(_REMEMBERED)
         self._troubles: LRUCache[DID, RucioFsError] = LRUCache(_REMEMBERED)
-        self._spoiled: LRUCache[DID, bool] = LRUCache(_REMEMBERED)  # in the kernel's cache
+        # In the kernel's cache: of the first it is known that they are wrong; of the others, which
+        # are open no more, how many bytes were known then of what was compared with nothing.
+        self._spoiled: LRUCache[DID, bool] = LRUCache(_REMEMBERED)
+        self._unproved: LRUCache[DID, int] = LRUCache(_REMEMBERED)
         self._active = 1
         self._counted_at = float("-inf")
         self._idle_since = float("-inf")
@@ -147,7 +150,14 @@ class Streams:
                 asked_at = trio.current_time()
                 return bool(now) and candidates.update(now)
 
-        return Stream(file, candidates, entry, self._shared, ask_again, partial(self._idle, key))
+        given = self._unproved.pop(file.did, 0)
+        if given > (entry.stored.nbytes if entry is not None else 0):
+            # The kernel would answer with what the new stream cannot compare with the rest.
+            self._spoiled[file.did], given = True, 0
+        on_idle = partial(self._idle, key)
+        return Stream(
+            file, candidates, entry, self._shared, ask_again, on_idle, has_given=given > 0
+        )
 
     def trouble(self, did: DID) -> RucioFsError | None:
         """Why the last read of *did* failed; None if it went well since, or never failed."""
@@ -157,9 +167,12 @@ class Streams:
     def may_be_kept(self, did: DID) -> bool:
         """Whether the kernel may keep what it remembers of the file, asked at an open.
 
-        After bytes that turned out to be wrong the next open has it forget them.
+        After bytes that turned out to be wrong the next open has it forget them; also after some
+        that nobody could compare with the rest of the file any more.
         """
-        return not self._spoiled.pop(did, False)
+        is_spoiled = self._spoiled.pop(did, False)
+        is_unproved = self._unproved.pop(did, 0) > 0
+        return not is_spoiled and not is_unproved
 
     def cached_bytes(self, file: FileReplicas) -> int | None:
         """How much of *file* is on this machine's disk; None where nothing is kept there."""
@@ -228,6 +241,8 @@ class Streams:
     def _idle(self, key: _Key) -> None:
         """Nobody reads a stream any more."""
         stream = self._streams.pop(key)
+        if stream.unproved:
+            self._unproved[stream.file.did] = stream.unproved
         if stream.entry is not None and self.store is not None:
             self._nursery.start_soon(self.store.give_back, stream.entry)
         self._idle_since = trio.current_time()

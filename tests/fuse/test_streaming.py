@@ -322,6 +322,20 @@ show([size, digest.hexdigest()])
     assert placed.read(mount) == placed.right
 
 
+def test_nor_those_that_an_earlier_reader_has_left_there(mounter: Mounter, far: Far) -> None:
+    """Without a cache: of what was given before nothing is known at the next open."""
+    mount = mounter(**NOWHERE, expect_warnings=True, **{"diskcache.size": 0})
+    placed = far.place(8 * MIB)
+    placed.spoil(far.endpoints, placed.source(mount), 5)
+    program = """
+with open(os.path.join(ROOT, *ARGS), "rb", buffering=0) as file:
+    show(len(file.read(1 << 20)))
+"""
+    mount.python(program, placed.scope, placed.name)
+    assert placed.read(mount) in ({"errno": "EIO"}, placed.right)
+    assert placed.read(mount) == placed.right
+
+
 def test_wrong_bytes_everywhere_are_never_given_for_the_file(mount: Mount, far: Far) -> None:
     for size in (SMALL, LARGE):
         placed = far.place(size)

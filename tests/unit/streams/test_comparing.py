@@ -115,7 +115,7 @@ async def test_others_run_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
         received = Segments([segment(0, SIZE)])
         assert await difference(lambda: received, Copy(DATA), lambda: False) is None
         nursery.cancel_scope.cancel()
-    assert turns >= SIZE // 100
+    assert turns >= SIZE // 200
 
 
 async def test_a_copy_that_cannot_be_read_says_so() -> None:

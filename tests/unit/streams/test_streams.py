@@ -1363,6 +1363,116 @@ async def test_what_was_given_is_compared_also_after_the_cache_is_cleared(
     await bench.settled()
 
 
+# --- what the kernel keeps -----------------------------------------------------------------------
+
+
+async def reopened(bench: Bench, file: FileReplicas) -> tuple[StreamSource, bool]:
+    """As `Opener.open` does: the file, and whether the kernel keeps its pages."""
+    source = await bench.open(file)
+    return source, bench.streams.may_be_kept(file.did)
+
+
+async def test_what_a_stream_gave_is_forgotten_if_the_next_cannot_compare_it(
+    bench: Bench, near: Storage
+) -> None:
+    """Without a cache, after a look at the start of a file."""
+    file = bench.put(noise(MIB), near)
+    source = await bench.open(file)
+    await source.read(0, 1000)
+    source.close()
+    await bench.settled()
+    for kept in (False, True):
+        source, is_kept = await reopened(bench, file)
+        assert is_kept is kept
+        source.close()
+        await bench.settled()
+
+
+async def test_it_is_kept_if_all_was_compared(bench: Bench, near: Storage) -> None:
+    file = bench.put(noise(MIB), near)
+    for _ in range(2):
+        source, is_kept = await reopened(bench, file)
+        assert is_kept
+        assert await read_all(source) == noise(MIB)
+        source.close()
+        await bench.settled()
+
+
+async def test_it_is_kept_if_nothing_can_ever_be_compared(bench: Bench, near: Storage) -> None:
+    file = bench.put(noise(MIB), near, has_adler32=False)
+    for _ in range(2):
+        source, is_kept = await reopened(bench, file)
+        assert is_kept
+        await source.read(0, 1000)
+        source.close()
+        await bench.settled()
+
+
+async def test_it_is_kept_if_the_cache_has_it(
+    make_bench: MakeBench, near: Storage, tmp_path: Path
+) -> None:
+    bench = make_bench(store=store_at(tmp_path))
+    file = bench.put(noise(4 * MIB), near)
+    for number in range(4):
+        source, is_kept = await reopened(bench, file)
+        assert is_kept
+        await source.read(number * MIB, 1000)
+        source.close()
+        if number % 2:  # else it is opened again at once
+            await bench.settled()
+    await bench.settled()
+
+
+async def test_it_is_forgotten_if_the_cache_has_lost_it(
+    make_bench: MakeBench, near: Storage, tmp_path: Path
+) -> None:
+    store = store_at(tmp_path)
+    bench = make_bench(store=store)
+    file = bench.put(noise(4 * MIB), near)
+    source = await bench.open(file)
+    await source.read(0, 1000)
+    source.close()
+    await bench.settled()
+    await store.clear()
+    source, is_kept = await reopened(bench, file)
+    assert not is_kept
+    source.close()
+    await bench.settled()
+
+
+async def test_it_is_forgotten_when_the_file_is_read_elsewhere(bench: Bench, near: Storage) -> None:
+    """From a local copy, of which nothing is compared."""
+    source = await bench.open(bench.put(noise(MIB), near))
+    await source.read(0, 1000)
+    source.close()
+    await bench.settled()
+    assert not bench.streams.may_be_kept(FILE)
+    assert bench.streams.may_be_kept(FILE)
+
+
+async def test_what_an_earlier_stream_gave_is_told_to_be_wrong(
+    make_bench: MakeBench, near: Storage, tmp_path: Path
+) -> None:
+    """The kernel has kept it, since it could be compared."""
+    bench = make_bench(store=store_at(tmp_path), window=0)
+    data = noise(2 * MIB)
+    file = bench.put(data, near)
+    near.files["/f"] = data[:5] + b"?" + data[6:]
+    source = await bench.open(file)
+    await source.read(0, 64 * KIB)
+    source.close()
+    await bench.settled()
+    source, is_kept = await reopened(bench, file)
+    assert is_kept
+    await fails(source, 64 * KIB, 2 * MIB, Corrupt)
+    source.close()
+    await bench.settled()
+    assert not bench.streams.may_be_kept(FILE)
+
+
+# --- a disk that is slow -------------------------------------------------------------------------
+
+
 async def test_a_slow_disk_does_not_hold_up_readers(
     make_bench: MakeBench, near: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
