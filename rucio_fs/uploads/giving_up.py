@@ -74,16 +74,15 @@ class GivingUp:
         """Free what may be freed now; how many files.  Raises: what the catalogue raises."""
         freed = 0
         for records in self._batches():
-            if not self._is_due(records[0]):
-                break
-            sure = await self._sure(records)
-            for record in sure:
+            due = [one for one in records if self._is_due(one)]
+            for record in await self._sure(due) if due else ():
                 if self._is_due(record) and await self._give_up(record):
                     freed += 1
         return freed
 
     def _batches(self) -> Sequence[Sequence[Record]]:
-        """What could be freed, the longest done first."""
+        """What may be freed, the longest done first.  Each may be kept for another time."""
+        is_short = self._is_short()
         found = sorted(
             (
                 one
@@ -95,7 +94,9 @@ class GivingUp:
         waiting = [
             one
             for one in found
-            if one.size and (not one.is_given_up or one.id in self._unfreed or self._is_left(one))
+            if one.size
+            and (not one.is_given_up or one.id in self._unfreed or self._is_left(one))
+            and (is_short or self._is_over(one))
         ]
         self._has_looked = True
         return [waiting[at : at + BULK_LIMIT] for at in range(0, len(waiting), BULK_LIMIT)]
@@ -110,9 +111,14 @@ class GivingUp:
             return False
 
     def _is_due(self, record: Record) -> bool:
+        return self._is_over(record) or self._is_short()
+
+    def _is_over(self, record: Record) -> bool:
+        """Whether the time is over for which it is kept here."""
         keep = self._keep if record.keep is None else record.keep
-        if self._is_wanted or time.time() - record.done_at >= keep:
-            return True
+        return self._is_wanted or time.time() - record.done_at >= keep
+
+    def _is_short(self) -> bool:
         found = os.statvfs(self._context.staged.tree)
         return found.f_bavail * found.f_frsize < self._min_free
 

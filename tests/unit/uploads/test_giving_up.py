@@ -99,6 +99,16 @@ async def test_its_user_may_want_it_no_longer(clock: MockClock, bench: Bench) ->
     assert await giver(bench, keep=3600).look() == 1
 
 
+async def test_what_is_kept_for_long_is_in_nobodys_way(clock: MockClock, bench: Bench) -> None:
+    bench.save("s/long/.rucio-upload.toml", b'keep = "365d"')
+    bench.save("s/long/a", DATA)
+    await bench.done("s/long/a")
+    bench.save("s/run/a", DATA)
+    await bench.done("s/run/a")
+    assert await giver(bench).look() == 1
+    assert blocks(bench, "s/long/a") > blocks(bench, "s/run/a") == 0
+
+
 async def test_what_is_open_stays(clock: MockClock, bench: Bench) -> None:
     bench.save("s/run/a", DATA)
     await bench.done("s/run/a")
