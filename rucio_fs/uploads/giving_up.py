@@ -49,6 +49,7 @@ class GivingUp:
         self._is_wanted = False
         self._unfreed: set[int] = set()  # ids of records that are given up and still take space
         self._has_looked = False
+        self._has_no_holes = False  # the disk frees whole files alone
 
     def __repr__(self) -> str:
         return f"<GivingUp in {self._context.staged.tree}>"
@@ -78,10 +79,14 @@ class GivingUp:
             for record in await self._sure(due) if due else ():
                 if self._is_due(record) and await self._give_up(record):
                     freed += 1
+                if self._has_no_holes:
+                    return freed
         return freed
 
     def _batches(self) -> Sequence[Sequence[Record]]:
         """What may be freed, the longest done first.  Each may be kept for another time."""
+        if self._has_no_holes:
+            return ()
         is_short = self._is_short()
         found = sorted(
             (
@@ -91,20 +96,20 @@ class GivingUp:
             ),
             key=lambda one: (one.done_at, one.id),
         )
+        if not self._has_looked:
+            self._unfreed.update(one.id for one in found if one.is_given_up and self._is_left(one))
+            self._has_looked = True
         waiting = [
             one
             for one in found
             if one.size
-            and (not one.is_given_up or one.id in self._unfreed or self._is_left(one))
+            and (not one.is_given_up or one.id in self._unfreed)
             and (is_short or self._is_over(one))
         ]
-        self._has_looked = True
         return [waiting[at : at + BULK_LIMIT] for at in range(0, len(waiting), BULK_LIMIT)]
 
     def _is_left(self, record: Record) -> bool:
         """Whether a mount before this one has given it up, and did not come to freeing it."""
-        if self._has_looked:
-            return False
         try:
             return bool(os.lstat(self._context.staged.tree / record.path).st_blocks)
         except OSError:
@@ -116,7 +121,9 @@ class GivingUp:
     def _is_over(self, record: Record) -> bool:
         """Whether the time is over for which it is kept here."""
         keep = self._keep if record.keep is None else record.keep
-        return self._is_wanted or time.time() - record.done_at >= keep
+        if self._is_wanted or record.id in self._unfreed:  # nobody reads the latter here
+            return True
+        return time.time() - record.done_at >= keep
 
     def _is_short(self) -> bool:
         found = os.statvfs(self._context.staged.tree)
@@ -155,8 +162,11 @@ class GivingUp:
         except OSError as exc:
             log.warning("scratch/%s still takes space: %s", record.path, exc.strerror)
             if exc.errno in (errno.EOPNOTSUPP, errno.ENOSYS):  # nothing was done to it
+                self._has_no_holes = True
                 record.is_given_up = False
-                await context.ledger.journal.commit(record)
+                self._unfreed.discard(record.id)
+                if context.ledger.is_known(record):
+                    await context.ledger.journal.commit(record)
             return False
         finally:
             os.close(fd)

@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from rucio_fs.errors import Unreachable
 from rucio_fs.uploads import giving_up
 from rucio_fs.uploads.giving_up import GivingUp
 from rucio_fs.uploads.records import Record
@@ -249,6 +250,21 @@ async def test_what_a_killed_mount_has_not_freed_is_freed_by_the_next(
     assert blocks(bench, "s/run/a") == 0
 
 
+async def test_what_a_killed_mount_has_not_freed_waits_for_rucio(
+    clock: MockClock, bench: Bench
+) -> None:
+    bench.save("s/run/a", DATA)
+    await bench.done("s/run/a")
+    bench.record("s/run/a").is_given_up = True
+    giving = giver(bench, keep=3600)
+    bench.lake.error = Unreachable("Rucio is away")
+    with pytest.raises(Unreachable):
+        await giving.look()
+    bench.lake.error = None
+    assert await giving.look() == 1
+    assert blocks(bench, "s/run/a") == 0
+
+
 async def test_a_disk_without_holes_keeps_all(
     clock: MockClock, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,5 +275,9 @@ async def test_a_disk_without_holes_keeps_all(
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
     monkeypatch.setattr(giving_up, "punch", fails)
-    assert await giver(bench).look() == 0
+    giving = giver(bench)
+    assert await giving.look() == 0
     assert not bench.record("s/run/a").is_given_up, "it is read here"
+    calls, commits = bench.lake.calls.total(), bench.journal.commits
+    assert await giving.look() == 0
+    assert (bench.lake.calls.total(), bench.journal.commits) == (calls, commits), "tried once"
