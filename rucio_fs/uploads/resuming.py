@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 from pathlib import Path
@@ -58,11 +59,26 @@ def _is_there(tree: Path, record: Record) -> bool:
         found = os.lstat(tree / record.path)
     except OSError:
         return False
-    # The disk gives numbers away again.  Its times may be set; what was given up has no blocks.
+    # The disk gives numbers away again.  Its times may be set; what was given up has no bytes.
     is_as_written = found.st_mtime_ns == record.mtime_ns or (
-        record.is_given_up and not found.st_blocks
+        record.is_given_up and (not found.st_blocks or _is_hole(tree / record.path))
     )
     return (found.st_ino, found.st_size) == (record.ino, record.size) and is_as_written
+
+
+def _is_hole(path: Path) -> bool:
+    """Whether nothing is in the file; its attributes may take a block."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.lseek(fd, 0, os.SEEK_DATA)
+    except OSError as exc:
+        return exc.errno == errno.ENXIO
+    finally:
+        os.close(fd)
+    return False
 
 
 def _is_same(tree: Path, record: Record) -> bool:

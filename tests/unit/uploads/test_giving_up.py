@@ -265,6 +265,21 @@ async def test_what_a_killed_mount_has_not_freed_waits_for_rucio(
     assert blocks(bench, "s/run/a") == 0
 
 
+async def test_what_was_given_up_is_never_taken_for_a_new_file(
+    clock: MockClock, bench: Bench
+) -> None:
+    """Also with attributes that take a block, and another time: it would be a file of zeros."""
+    bench.save("s/run/a", DATA)
+    path = bench.staged.tree / "s/run/a"
+    os.setxattr(path, "user.comment", b"c" * 900)
+    await bench.done("s/run/a")
+    assert await giver(bench).look() == 1
+    os.utime(path, (1, 1))
+    await bench.restart()
+    resume(bench.staged.tree, bench.ledger, bench.settling, frozenset())
+    assert bench.record("s/run/a").is_given_up
+
+
 async def test_a_disk_without_holes_keeps_all(
     clock: MockClock, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
