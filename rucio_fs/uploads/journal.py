@@ -66,27 +66,34 @@ class Journal:
         Raises: UsageError (not a journal, of another version, cannot be read or written)
         """
         try:
-            connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             try:
-                version = _version(path, connection)  # first: nobody else's file is changed
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                if not version:
-                    connection.executescript(_SCHEMA)
-                journal = cls(path, connection)
-                journal._load()
-            except BaseException:
-                connection.close()
-                raise
+                return cls._opened(path)
+            except sqlite3.OperationalError as exc:
+                if not _is_full(exc) or not _reserve(path).let_go():
+                    raise
+                return cls._opened(path)
         except sqlite3.OperationalError as exc:  # the disk's fault, or that of modes
-            if _is_full(exc) and _reserve(path).let_go():
-                return cls.open(path)
             raise UsageError(f"journal of uploads {path}: {exc}") from exc
         except (sqlite3.Error, ValueError, KeyError, TypeError, AttributeError) as exc:
             raise UsageError(
                 f"{path} is no journal of uploads, or damaged ({exc!r}): bring it back from a"
                 " backup, or move it away to have all of scratch compared with the lake again"
             ) from exc
+
+    @classmethod
+    def _opened(cls, path: Path) -> Journal:
+        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        try:
+            version = _version(path, connection)  # first: nobody else's file is changed
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            if not version:
+                connection.executescript(_SCHEMA)
+            journal = cls(path, connection)
+            journal._load()
+        except BaseException:
+            connection.close()
+            raise
         return journal
 
     def _load(self) -> None:

@@ -461,3 +461,19 @@ async def test_other_troubles_leave_that_room_alone(
     with pytest.raises(Unreachable):
         await journal.commit(new_record(1))
     assert kept.stat().st_blocks
+
+
+def test_a_disk_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite says the same of it as of a full one; the room is given up for it once."""
+    reopened(tmp_path / "j")
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+
+    def broken(journal: Journal) -> None:
+        raise error
+
+    monkeypatch.setattr(Journal, "_load", broken)
+    with pytest.raises(UsageError, match="disk I/O error"):
+        Journal.open(tmp_path / "j")
