@@ -49,18 +49,31 @@ class Confirmer:
             await self._read_back(fresh)
         by_rule: defaultdict[str, list[Record]] = defaultdict(list)
         for record in records:
-            if record.state is State.RULED:
+            if record.state is State.RULED and record.id in self._confirmed:
                 by_rule[record.rule].append(record)
         for expression, some in by_rule.items():
-            await self._look(expression, some)
+            try:
+                await self._look(expression, some)
+            except (Unreachable, LoginFailed):
+                raise
+            except RucioFsError as exc:  # its RSEs are not there any more, say
+                self._tell(some, f"Rucio does not tell how it stands at {expression}: {exc}")
 
     async def _read_back(self, records: Sequence[Record]) -> None:
         context = self._context
+        unknown: set[Record] = set()
         found = await context.catalogue.replicas_of(context.who, [one.did for one in records])
         listed = [one for one in records if _is_available(found.get(one.did))]
         for rse, some in by([one for one in records if one not in listed], _rse).items():
             # What can be read is listed: not what lies at an RSE that is closed for reading.
-            states = await context.rules.states_at(context.who, [one.did for one in some], rse)
+            try:
+                states = await context.rules.states_at(context.who, [one.did for one in some], rse)
+            except (Unreachable, LoginFailed):
+                raise
+            except RucioFsError as exc:  # there is no such RSE any more, say
+                self._tell(some, f"Rucio does not tell what lies at {rse}: {exc}")
+                unknown.update(some)
+                continue
             for record in some:
                 if "AVAILABLE" not in states.get(record.did, {}).values():
                     self._replica_lost(record)
@@ -79,7 +92,9 @@ class Confirmer:
         for dataset, some in by_dataset.items():
             await self._read_back_members(dataset, some)
         self._confirmed.update(
-            one.id for one in records if one.state is State.RULED and not one.is_stopped
+            one.id
+            for one in records
+            if one.state is State.RULED and not one.is_stopped and one not in unknown
         )
 
     async def _read_back_members(self, dataset: DID, records: Sequence[Record]) -> None:
@@ -201,10 +216,14 @@ class Confirmer:
         error = ""
         if rule.state in (RuleState.STUCK, RuleState.SUSPENDED, RuleState.WAITING_APPROVAL):
             error = f"rule {rule_id} is {rule.state.value}: {rule.error or 'Rucio gives no reason'}"
-        for record in concerned:
-            if record.error != error:
+        self._tell(concerned, error)
+
+    def _tell(self, records: Sequence[Record], error: str) -> None:
+        """What *records* wait for; they are looked at again all the same."""
+        for record in records:
+            if record.error != error and record.state is State.RULED and not record.is_stopped:
                 record.error = error
-                context.ledger.journal.put(record)
+                self._context.ledger.journal.put(record)
 
 
 def _is_available(file: FileReplicas | None) -> bool:

@@ -397,6 +397,35 @@ async def test_the_rule_is_deleted(clock: MockClock, make: MakeBench) -> None:
     await bench.done("s/run/a")
 
 
+@pytest.mark.parametrize("rse", ["COLO", "REM2"])
+async def test_rses_that_are_gone_are_in_nobodys_way(
+    clock: MockClock, bench: Bench, rse: str
+) -> None:
+    """The one that it was uploaded to, or those of its rule."""
+    bench.rules.expressions["tier=1"] = frozenset({"REM1"})
+    bench.save("s/lost/.rucio-upload.toml", f'rse = "{rse}"\nrule = "tier=1"'.encode())
+    did = bench.save("s/lost/a", b"1")
+    await bench.until("s/lost/a", "REPLICATING")
+    if rse == "COLO":
+        del bench.rules.expressions["tier=1"]
+    else:
+        bench.rules.expressions["*"] -= {rse}
+        bench.lake.drop_replica(did, rse)
+        bench.engine._confirmer._confirmed.clear()
+    with trio.fail_after(1000):
+        while "Rucio does not tell" not in bench.record("s/lost/a").error:
+            with trio.move_on_after(1):
+                await bench.ledger.news()
+    assert not bench.engine.rucio.reason
+    bench.save("s/run/a", b"2")
+    await bench.done("s/run/a")
+    bench.rules.expressions |= {"tier=1": frozenset({"REM1"})}
+    bench.rules.expressions["*"] |= {"REM2"}
+    bench.lake.replica(did, rse)
+    bench.rules.arrive(did, rse="REM1")
+    await bench.done("s/lost/a")
+
+
 async def test_the_dataset_is_deleted_meanwhile(clock: MockClock, bench: Bench) -> None:
     bench.save("s/run/a", b"1")
     await bench.done("s/run/a")
