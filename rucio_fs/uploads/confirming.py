@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import Counter, defaultdict
@@ -35,6 +36,8 @@ class Confirmer:
         self._confirmed: set[int] = set()
         self._losses: Counter[int] = Counter()  # by id: how often it was not there after all
         self._lengths: LRUCache[DID, int] = LRUCache(_REMEMBERED)  # of datasets, when last listed
+        self._asked: LRUCache[str, int] = LRUCache(_REMEMBERED)  # rules, and how late
+        self._numbers = itertools.count(1)
 
     def __repr__(self) -> str:
         return f"<Confirmer for {self._context.ledger!r}>"
@@ -137,7 +140,7 @@ class Confirmer:
             ledger.defer(record, trio.current_time() + backoff(self._losses[record.id]))
 
     async def _look(self, expression: str, records: Sequence[Record]) -> None:
-        """Which of *records* are at an RSE of *expression*; why the oldest other one is not."""
+        """Which of *records* are at an RSE of *expression*; why others are not, a rule a look."""
         context = self._context
         states = await context.rules.states_at(
             context.who, [one.did for one in records], expression
@@ -151,8 +154,7 @@ class Confirmer:
                     self._done(record)
             else:
                 late.append(record)
-        if late and late[0].rule_id:
-            await self._ask_rule(late)
+        await self._ask_rule([one for one in late if one.rule_id])
 
     async def _may_go(self, record: Record) -> bool:
         """Whether nothing is left to do; what has lain in scratch need not be kept there."""
@@ -194,8 +196,12 @@ class Confirmer:
             context.ledger.drop(record)  # its file was removed from staging meanwhile
 
     async def _ask_rule(self, late: Sequence[Record]) -> None:
+        if not late:
+            return
         context = self._context
-        rule_id = late[0].rule_id
+        # One that is stuck for weeks hides no other one that was deleted.
+        rule_id = min((one.rule_id for one in late), key=lambda one: self._asked.get(one, 0))
+        self._asked[rule_id] = next(self._numbers)
         concerned = [one for one in late if one.rule_id == rule_id]
         try:
             rule = await context.rules.rule(context.who, rule_id)

@@ -397,6 +397,24 @@ async def test_the_rule_is_deleted(clock: MockClock, make: MakeBench) -> None:
     await bench.done("s/run/a")
 
 
+@pytest.mark.parametrize("path", ["s/one/a", "s/two/a"])
+async def test_a_rule_that_is_deleted_is_seen_beside_one_that_waits(
+    clock: MockClock, make: MakeBench, path: str
+) -> None:
+    bench = make(base=Options(rse="COLO", rule="REM1"))
+    paths = {"s/one/a", "s/two/a"}
+    for one in paths:
+        bench.save(one)
+    for one in paths:
+        await bench.until(one, "REPLICATING")
+    await trio.sleep(60)
+    bench.rules.end(bench.record(path).rule_id)
+    with trio.fail_after(3600):
+        await bench.until(path, "FAILED")
+    (other,) = paths - {path}
+    assert bench.record(other).shown == "REPLICATING"
+
+
 @pytest.mark.parametrize("rse", ["COLO", "REM2"])
 async def test_rses_that_are_gone_are_in_nobodys_way(
     clock: MockClock, bench: Bench, rse: str
