@@ -104,10 +104,10 @@ class Engine:
         stopped = [
             one
             for one in (self._ledger.below(path) if path else self._ledger)
-            if one.is_stopped or one.error
-        ]
+            if (one.is_stopped or one.error) and (one.path or one.state > State.STAGED)
+        ]  # not what `register` has refused: it is looked at when it is asked for again
         for record in stopped:
-            if record.state is State.STAGED and record.path:
+            if record.state is State.STAGED:
                 self._settling.hurry(naming.top_of(record.path))
             else:
                 self._ledger.retry(record)

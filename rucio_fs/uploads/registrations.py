@@ -138,6 +138,7 @@ class Registrations:
     async def _look(self, job: Job) -> None:
         """Make records of all files of a request.  Raises: Refused, what asking Rucio raises"""
         context = self._context
+        self._forget(job)
         place = await self._place(job.request)
         scope = job.request.scope
         if not scope:
@@ -237,6 +238,15 @@ class Registrations:
 
     def _fail(self, job: Job, place: Place, path: Path, did: DID, words: str) -> None:
         self._add(job, self._record(job, place, path, did), words)
+
+    def _forget(self, job: Job) -> None:
+        """What has stopped of an earlier attempt does not count: it is asked for again."""
+        job.records.clear()
+        for record in self._context.ledger:
+            if not record.lies_at or not record.is_stopped:
+                continue
+            if Path(record.lies_at).is_relative_to(job.request.path):
+                self._context.ledger.drop(record)
 
     def _add_all(self, job: Job, records: Sequence[Record]) -> None:
         for record in records:

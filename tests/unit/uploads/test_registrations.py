@@ -200,6 +200,34 @@ async def test_rucio_is_waited_for(clock: MockClock, office: Office) -> None:
     assert (facts["is_looking"], facts["left"], "error" in facts) == (False, 0, False)
 
 
+async def test_what_cannot_be_registered_is_told_once(clock: MockClock, office: Office) -> None:
+    """However often Rucio has to be asked, and however often its user asks."""
+    bench, path = office.bench, office.put("data/wrong__root")
+    office.put("data/hits")
+    bench.lake.error = Unreachable("Rucio is away")
+    order = {"id": "1", "path": str(path.parent), "recursive": True, "scope": "s"}
+    office.registrations.order(json.dumps(order))
+    await trio.sleep(3600)
+    assert len(bench.ledger) <= 1
+    bench.lake.error = None
+    await trio.sleep(60)
+    assert len(office.errors()) == 1
+    for _ in range(2):
+        facts = await office.register(path.parent)
+        assert (facts["failed"], len(office.errors())) == (1, 1)
+    path.rename(path.with_name("right"))
+    assert (await office.register(path.parent))["failed"] == 0
+    assert len(bench.ledger) == 0
+
+
+async def test_a_retry_leaves_what_was_never_looked_at(clock: MockClock, office: Office) -> None:
+    path = office.put("data/wrong__root")
+    await office.register(path)
+    assert office.bench.engine.retry() == 0
+    assert office.registrations.facts()[-1]["failed"] == 1, "nobody would take it up"
+    assert len(office.errors()) == 1
+
+
 async def test_what_lies_in_scratch_or_elsewhere(
     clock: MockClock, office: Office, tmp_path: Path
 ) -> None:
