@@ -39,14 +39,17 @@ class Mounted(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A request, and the records that it has come to.  *words* say what is wrong with all of it.
+    """A request: how many *files* and bytes it has come to, and those *records* that are left.
 
-    *earlier* are records of other requests, by the path of their file.
+    *words* say what is wrong with all of it.  *earlier* are records of other requests, by the path
+    of their file.
     """
 
     request: Request
     is_looking: bool = True
     words: str = ""
+    files: int = 0
+    size: int = 0
     records: list[Record] = field(default_factory=list)
     earlier: dict[str, Record] = field(default_factory=dict)
 
@@ -79,25 +82,26 @@ class Registrations:
         except (ValueError, RecursionError) as exc:
             raise Refused(f"register takes JSON: {exc}") from exc
         job = Job(Request.of(facts))
+        for one in self._jobs:  # millions of files are not remembered for what is done
+            self._left(one)
         self._jobs.append(job)
         self._waiting.append(job)
         self._come.set()
 
     def facts(self) -> list[dict[str, Any]]:
         """How requests stand, the latest last; *left* are files that are not in the lake yet."""
-        ledger = self._context.ledger
         found = []
         for job in self._jobs:
-            left = [one for one in job.records if ledger.is_known(one)]
+            left = self._left(job)
             failed = [one for one in left if one.is_stopped]
             facts = {
                 "id": job.request.id,
                 "path": str(job.request.path),
                 "is_looking": job.is_looking,
-                "files": len(job.records),
+                "files": job.files,
                 "left": len(left) - len(failed),
                 "failed": len(failed),
-                "bytes": sum(one.size for one in job.records),
+                "bytes": job.size,
                 "bytes_left": sum(one.size for one in left),
                 "error": job.words or None,
             }
@@ -105,8 +109,12 @@ class Registrations:
         return found
 
     def requests(self) -> dict[int, str]:
-        """The ids of requests, by those of the records that they have come to."""
+        """The ids of requests, by those of the records that are left of them."""
         return {one.id: job.request.id for job in self._jobs for one in job.records}
+
+    def _left(self, job: Job) -> Sequence[Record]:
+        job.records = [one for one in job.records if self._context.ledger.is_known(one)]
+        return job.records
 
     async def run(self) -> None:
         """Look at what is asked for, for ever."""
@@ -241,7 +249,7 @@ class Registrations:
 
     def _forget(self, job: Job) -> None:
         """What has stopped of an earlier attempt does not count: it is asked for again."""
-        job.records.clear()
+        job.records, job.files, job.size = [], 0, 0
         for record in self._context.ledger:
             if not record.lies_at or not record.is_stopped:
                 continue
@@ -261,6 +269,8 @@ class Registrations:
             ledger.stop(record, words)
             self._context.events.problem(record.did, record.shown, words)
         job.records.append(record)
+        job.files += 1
+        job.size += record.size
 
 
 def _real(path: Path) -> Path:

@@ -107,6 +107,7 @@ async def test_many_files_are_few_requests(clock: MockClock, office: Office) -> 
     assert facts["files"] == 1000
     calls = bench.lake.calls + bench.registry.calls + bench.rules.calls
     assert calls.total() <= 40, calls
+    assert office.registrations._jobs[-1].records == [], "nor are they kept in memory"
 
 
 async def test_it_may_be_asked_for_again(clock: MockClock, office: Office) -> None:
