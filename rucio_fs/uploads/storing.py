@@ -138,9 +138,13 @@ class Storer:
         """
         try:
             found = await self._found(record, record.url)
+            if found is None:  # its size proves what was just sent, not what somebody has put there
+                depot = self._context.depot
+                found = await depot.adler32(record.url, record.size)
+                found = found or await depot.read_back(record.url, record.size)
         except Corrupt as exc:
             found = str(exc)
-        if found is not None and found != record.adler32:
+        if found != record.adler32:
             raise Differs(
                 f"{record.did}: another file lies at its place at {record.rse}, which Rucio does"
                 " not know: give yours another name, or have the other one removed"

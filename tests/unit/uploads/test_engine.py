@@ -222,7 +222,14 @@ async def test_a_storage_that_damages_everything(clock: MockClock, bench: Bench)
     await bench.done("s/run/a")
 
 
-async def test_another_file_at_its_place(clock: MockClock, bench: Bench) -> None:
+@pytest.mark.parametrize("verify", ["read", "checksum", "size"])
+@pytest.mark.parametrize("can_move", [True, False])
+async def test_another_file_at_its_place(
+    clock: MockClock, make: MakeBench, verify: str, can_move: bool
+) -> None:
+    """Also of the same size: nobody would have the bytes, once they are given up here."""
+    bench = make(verify=verify)
+    bench.depot.can_move = can_move
     did = bench.save("s/run/a", b"mine")
     (url,) = (await bench.registry.pfns(MY, "COLO", [did], SCHEMES)).values()
     bench.depot.objects[url] = b"dark"
