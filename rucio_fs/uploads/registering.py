@@ -81,6 +81,7 @@ class Registrar:
                 context.ledger.journal.put(record)
             raise
         for record in records:
+            record.is_placed = False
             context.ledger.advance(record, State.REGISTERED)
 
     def _is_whole(self, record: Record) -> bool:

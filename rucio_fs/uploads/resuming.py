@@ -23,6 +23,9 @@ def resume(tree: Path, ledger: Ledger, settling: Settling, unfinished: frozenset
     of a record, in the event loop, before anything is served.
     """
     for record in ledger:
+        if record.is_placed:  # Rucio may have been told of it just when the last mount ended
+            record.is_placed = False
+            ledger.journal.put(record)
         if record.is_sealed:
             if record.path and not _is_there(tree, record):
                 # Its bytes are on storage, and it goes on from there; its number is the disk's

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from rucio_fs.did import DID, RuleTerms
-from rucio_fs.errors import Refused, RuleExists, StagingError, Unreachable
+from rucio_fs.errors import Denied, Refused, RuleExists, StagingError, Unreachable
 from rucio_fs.scratch.staging import Staging
 from rucio_fs.uploads import queueing
 from rucio_fs.uploads.collecting import Found
@@ -307,3 +308,29 @@ async def test_what_has_failed_and_is_removed_is_over(clock: MockClock, bench: B
     await bench.until("s/run/a", "FAILED")
     bench.remove("s/run/a")
     assert not list(bench.ledger)
+
+
+async def test_what_rucio_may_know_is_never_removed_from_storage(
+    clock: MockClock, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount is killed while it tells Rucio, and the next one is not allowed to."""
+    add_files, is_known = bench.registry.add_files, trio.Event()
+
+    async def unheard(*order: Any) -> None:
+        await add_files(*order)
+        is_known.set()
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(bench.registry, "add_files", unheard)
+    did = bench.save("s/run/a", b"mine")
+    with trio.fail_after(1000):
+        await is_known.wait()
+    await bench.restart()
+    monkeypatch.setattr(bench.registry, "add_files", add_files)
+    bench.registry.errors["add_files"] = Denied("account root may not add files")
+    resume(bench.staged.tree, bench.ledger, bench.settling, frozenset())
+    bench.run()
+    await bench.until("s/run/a", "FAILED")
+    bench.remove("s/run/a")
+    await trio.sleep(1000)
+    assert bench.is_in_lake(did, b"mine")
