@@ -48,6 +48,8 @@ class Engine:
         self.rucio = Pause()
         self.storages: defaultdict[str, Pause] = defaultdict(Pause)
         self._failures: Counter[int] = Counter()  # of their storage, by id of the record
+        # What was there when no file was found that can be stored.
+        self._in_vain: dict[State, tuple[int, set[str]]] = {}
         self._context = context
         self._ledger = context.ledger
         self._ledger.on_stop = self._has_problem
@@ -159,16 +161,22 @@ class Engine:
             return None
         away = {rse for rse, pause in self.storages.items() if not pause.is_over}
         last: Record | None = None
-        for number in self._failures.keys() - self._ledger.journal.records.keys():
+        for number in [one for one in self._failures if one not in self._ledger.journal.records]:
             del self._failures[number]
         for state in (State.PLACING, State.UPLOADING):
-            # A storage that is away hides none of the others, nor does what fails alone.
-            limit = len(self._ledger) if away or self._failures else 1
-            for record in self._ledger.due(state, limit):
+            # A storage that is away hides none of the others, nor does what fails alone; and many
+            # files that wait for it are not looked at with each one that is saved.
+            due, seen = self._ledger.each_due(state), (self._ledger.arrivals[state], away)
+            if seen == self._in_vain.get(state):
+                continue
+            self._in_vain.pop(state, None)
+            for record in due:
                 if record.rse not in away:
                     if self._failures[record.id] < _OFTEN:
                         return record
                     last = last or record
+            if last is None:
+                self._in_vain[state] = seen
         return last
 
     async def _store(self, record: Record) -> None:

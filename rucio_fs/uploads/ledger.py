@@ -34,6 +34,7 @@ class Ledger:
         self._not_before: dict[int, float] = {}
         self._running: dict[int, trio.CancelScope] = {}
         self._change = trio.Event()
+        self.arrivals = dict.fromkeys(State, 0)  # how often a record became due in a state
         for record in journal.records.values():
             self._enter(record)
 
@@ -83,6 +84,11 @@ class Ledger:
         """Records in *state* that somebody may work on now, the longest ready first."""
         self._ripen(state)
         return list(islice(self._ready[state].values(), limit))
+
+    def each_due(self, state: State) -> Iterator[Record]:
+        """The same one by one, for who takes the first that suits; nothing changes meanwhile."""
+        self._ripen(state)
+        return iter(self._ready[state].values())
 
     def next_due(self, state: State) -> float:
         """When (trio's clock) another record in *state* becomes due; inf: none does by itself.
@@ -262,3 +268,4 @@ class Ledger:
         is_busy = record.id in self._running or record.id in self._not_before
         if not record.is_stopped and not is_busy:
             self._ready[record.state][record.id] = record
+            self.arrivals[record.state] += 1

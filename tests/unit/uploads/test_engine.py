@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import trio
@@ -19,7 +19,7 @@ from rucio_fs.uploads.records import Record, State
 from rucio_fs.uploads.resuming import resume
 from rucio_fs.webdav.addresses import SCHEMES
 from tests.fakes import MY
-from tests.unit.uploads.bench import Bench
+from tests.unit.uploads.bench import Bench, numbered
 from tests.unit.uploads.conftest import MakeBench
 
 
@@ -152,6 +152,38 @@ async def test_rucio_is_away_for_days(clock: MockClock, bench: Bench, method: st
     del bench.registry.errors[method]
     await bench.done(*(f"s/run/f{number}" for number in range(20)))
     assert all(bench.is_in_lake(did, b"bytes") for did in dids)
+
+
+async def test_what_waits_for_a_storage_takes_no_time_of_what_is_saved(
+    clock: MockClock, bench: Bench
+) -> None:
+    """100,000 files that wait would be looked at again with each one that is saved."""
+    looked_at = 0
+
+    class Counting(dict[int, Record]):
+        def values(self) -> Any:
+            nonlocal looked_at
+            for one in super().values():
+                looked_at += 1
+                yield one
+
+    bench.ledger._ready[State.UPLOADING] = Counting()
+    bench.depot.errors["put"] = [AWAY] * 100
+    for path in numbered(200):
+        bench.save(path)
+    await bench.until("s/run/f00000", "UPLOADING 0%")
+    bench.engine.storages["COLO"]._until = trio.current_time() + 1000
+    await trio.sleep(10)
+    looked_at = 0
+    for number in range(100):
+        bench.save(f"s/more/f{number}")
+        bench.ledger.tell()
+        await trio.sleep(0.1)
+    assert looked_at < 1000
+    bench.depot.errors.clear()
+    bench.engine.storages["COLO"].end()
+    bench.ledger.tell()
+    await bench.done(*numbered(200), "s/more/f99")
 
 
 async def test_all_of_rucio_is_away(clock: MockClock, bench: Bench) -> None:
