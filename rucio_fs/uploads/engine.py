@@ -317,13 +317,17 @@ class Engine:
         """Delete from storage what uploads that were given up have left there."""
         pause = Pause()
         tries: Counter[str] = Counter()
+        waiting: list[str] = []
         while True:
             journal = self._ledger.journal
             if not journal.litter or not pause.is_over:
                 with trio.move_on_at(pause.until if journal.litter else float("inf")):
                     await self._ledger.news()
                 continue
-            url = min(journal.litter, key=tries.__getitem__)  # none is in the way of the others
+            if not waiting:  # none is in the way of the others: what fails comes last
+                waiting = sorted(journal.litter, key=tries.__getitem__, reverse=True)
+            if (url := waiting.pop()) not in journal.litter:
+                continue
             try:
                 await self._context.depot.delete(url)
             except RucioFsError as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -184,6 +185,27 @@ async def test_what_waits_for_a_storage_takes_no_time_of_what_is_saved(
     bench.engine.storages["COLO"].end()
     bench.ledger.tell()
     await bench.done(*numbered(200), "s/more/f99")
+
+
+async def test_much_that_is_left_on_storage_is_removed_in_time(
+    clock: MockClock, bench: Bench
+) -> None:
+    looked_at = 0
+
+    class Counting(set[str]):
+        def __iter__(self) -> Iterator[str]:
+            nonlocal looked_at
+            for one in super().__iter__():
+                looked_at += 1
+                yield one
+
+    bench.depot.objects = {f"davs://colo/f{number}": b"" for number in range(300)}
+    bench.depot.errors["delete"] = [AWAY]
+    bench.journal.litter = Counting(bench.depot.objects)
+    bench.ledger.tell()
+    await trio.sleep(100)
+    assert not bench.depot.objects
+    assert looked_at < 1000
 
 
 async def test_all_of_rucio_is_away(clock: MockClock, bench: Bench) -> None:
