@@ -17,6 +17,7 @@ from rucio_fs.catalogue.registry import NewCollection, NewFile
 from rucio_fs.did import DID, DIDType
 from rucio_fs.errors import NotFound, NotYetHere, RuleExists, RuleGone, Unreachable
 from rucio_fs.rules.verdicts import has_expired
+from rucio_fs.scratch.threads import in_thread
 from rucio_fs.uploads.context import Context
 from rucio_fs.uploads.in_place import is_same
 from rucio_fs.uploads.leaving import Leaver
@@ -60,7 +61,7 @@ class Registrar:
 
     async def _add_files(self, rse: str, records: Sequence[Record]) -> None:
         context = self._context
-        records = [one for one in records if self._is_whole(one)]
+        records = [one for one in await self._as_read(records) if self._is_whole(one)]
         if not records:
             return
         destination = await context.registry.destination(context.who, rse)
@@ -84,13 +85,23 @@ class Registrar:
             record.is_placed = False
             context.ledger.advance(record, State.REGISTERED)
 
-    def _is_whole(self, record: Record) -> bool:
-        """Whether what lies in place is what Rucio is about to be told of; drops or stops it."""
-        context = self._context
-        if record.lies_at and not is_same(Path(record.lies_at), record):
+    async def _as_read(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Those that are as they were read, where they lie outside of scratch; stops the others."""
+        lying = [one for one in records if one.lies_at]
+        if not lying:
+            return records
+        # In a thread: their storage is not the one that scratch lies on, and may not answer.
+        changed = await in_thread(
+            lambda: [one for one in lying if not is_same(Path(one.lies_at), one)]
+        )
+        for record in changed:
             words = f"{record.lies_at} has changed since it was read: register it again"
-            context.ledger.stop(record, f"{record.did}: {words}")
-            return False
+            self._context.ledger.stop(record, f"{record.did}: {words}")
+        return [one for one in records if one not in changed]
+
+    def _is_whole(self, record: Record) -> bool:
+        """Whether what lies in place is what Rucio is about to be told of; drops it otherwise."""
+        context = self._context
         if record.is_in_place and not record.lies_at:
             assert context.in_place is not None
             if not context.in_place.is_there(record):

@@ -18,6 +18,7 @@ from rucio_fs.uploads import (
     giving_up,
     leaving,
     queueing,
+    registering,
     registrations,
 )
 from rucio_fs.uploads import journal as journals
@@ -52,7 +53,7 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         await trio.lowlevel.checkpoint()
         return call()
 
-    for module in (journals, giving_up, leaving, registrations):
+    for module in (journals, giving_up, leaving, registering, registrations):
         monkeypatch.setattr(module, "in_thread", at_once)
     monkeypatch.setattr(queueing, "_in_thread", at_once)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from trio.testing import MockClock
 from lake.rses import hash_path
 from rucio_fs.did import DID, DIDType, Identity
 from rucio_fs.errors import Refused, Unreachable
+from rucio_fs.uploads import registering
+from rucio_fs.uploads.in_place import is_same
 from rucio_fs.uploads.places import Place
+from rucio_fs.uploads.records import Record
 from rucio_fs.uploads.registrations import Registrations
 from tests.fakes import MY
 from tests.unit.uploads.bench import Bench
@@ -171,6 +174,29 @@ async def test_a_file_that_changes_before_it_is_registered(
     assert DID("s", "hits") not in office.bench.lake._records
     assert (await office.register(path))["failed"] == 0
     assert office.errors() == []
+
+
+async def test_a_storage_that_does_not_answer_stops_nobody_else(
+    clock: MockClock, office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where: list[str] = []
+
+    async def elsewhere(call: Callable[[], Any]) -> Any:
+        where.append("thread")
+        try:
+            await trio.lowlevel.checkpoint()
+            return call()
+        finally:
+            where.append("loop")
+
+    def asked(path: Path, record: Record) -> bool:
+        assert where[-1:] == ["thread"]
+        return is_same(path, record)
+
+    monkeypatch.setattr(registering, "in_thread", elsewhere)
+    monkeypatch.setattr(registering, "is_same", asked)
+    assert (await office.register(office.put("data/hits")))["failed"] == 0
+    assert where
 
 
 async def test_a_deterministic_storage(clock: MockClock, office: Office) -> None:
