@@ -40,6 +40,8 @@ class Depot:
             lambda: trio.CapacityLimiter(connections)
         )
 
+        self._renaming: set[Origin] = set()  # servers that rename to where they are told
+
     def __repr__(self) -> str:
         return f"<Depot: {self._asker!r}>"
 
@@ -97,10 +99,12 @@ class Depot:
         Raises: Taken (there is a file at *target*), NotThere (none at *source*), NoMove.
         """
         to = _address(target)
+        is_proved = to.origin in self._renaming
         await self._run(
             source,
-            lambda where, hangup: verbs.move(self._asker, where, to, hangup),
+            lambda where, hangup: verbs.move(self._asker, where, to, hangup, is_proved=is_proved),
         )
+        self._renaming.add(to.origin)
 
     async def delete(self, url: str) -> bool:
         """Delete the file at *url*; whether there was one."""

@@ -128,8 +128,10 @@ def size(asker: Asker, where: Address, hangup: Hangup) -> int | None:
     return length
 
 
-def move(asker: Asker, source: Address, target: Address, hangup: Hangup) -> None:
-    """See `Depot.move`."""
+def move(
+    asker: Asker, source: Address, target: Address, hangup: Hangup, *, is_proved: bool = False
+) -> None:
+    """See `Depot.move`.  *is_proved*: the server has renamed to where it was told before."""
     if source.origin != target.origin:
         raise NoMove(f"{source.shown} and {target.shown} are not on one server: put it there")
     # XRootD takes no notice of Overwrite and replaces the file.
@@ -152,10 +154,16 @@ def move(asker: Asker, source: Address, target: Address, hangup: Hangup) -> None
         raise NoMove(f"{reply.refusal()}; {target.shown} has to be put there directly")
     if reply.status not in _DONE:
         raise reply.refusal()
-    if "%" in target.target and size(asker, target, hangup) is None:
+    is_quoted = "%" in target.target
+    if (is_quoted or not is_proved) and size(asker, target, hangup) is None:
+        why = (
+            "the server takes quoted names as they are written"
+            if is_quoted
+            else "the server knows its files by other paths, as behind a proxy that changes them"
+        )
         raise NoMove(
             f"{source.shown} was renamed, but not to {target.shown}, which has to be put there"
-            " directly: the server takes quoted names as they are written"
+            f" directly: {why}"
         )
 
 

@@ -41,7 +41,7 @@ async def test_a_token_is_shown_over_tls_only(
         store.plan(Turn(status=409))
         await depot.put(f"{store.url}/e/f", file, 300_000)
         await depot.delete(f"{store.url}/d/g")
-        methods = ["PUT", "HEAD", "GET", "HEAD", "MOVE", "PUT", "MKCOL", "PUT", "DELETE"]
+        methods = ["PUT", "HEAD", "GET", "HEAD", "MOVE", "HEAD", "PUT", "MKCOL", "PUT", "DELETE"]
         assert [(one.method, one.token) for one in store.requests] == [
             (method, token) for method in methods
         ]

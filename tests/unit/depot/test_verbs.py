@@ -175,7 +175,16 @@ async def test_a_rename_to_another_name_than_was_asked_for(depot: Depot, plain: 
     with pytest.raises(NoMove, match="was renamed, but not to"):
         await depot.move(f"{plain.url}/f", f"{plain.url}/a b")
     await depot.move(f"{plain.url}/a b", f"{plain.url}/f")
-    assert plain.told[-2:] == ["HEAD /f", "MOVE /a%20b"]  # nothing to doubt
+    await depot.move(f"{plain.url}/f", f"{plain.url}/g")
+    assert plain.told[-2:] == ["HEAD /g", "MOVE /f"]  # nothing to doubt
+
+
+async def test_a_rename_behind_a_proxy_that_changes_paths(depot: Depot, plain: Store) -> None:
+    """Success is told of what is somewhere else: once it is looked whether that is so."""
+    plain.files["/f"] = DATA
+    plain.plan(Turn(), Turn(status=201))
+    with pytest.raises(NoMove, match=r"was renamed, but not to .*/g, .* other paths"):
+        await depot.move(f"{plain.url}/f", f"{plain.url}/g")
 
 
 @pytest.mark.parametrize("name", ["c%20d+%C3%BC%E6%BC%A2", "plain"])
