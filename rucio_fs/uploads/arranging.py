@@ -24,8 +24,13 @@ async def datasets_for(
     needed.  Raises: what the catalogue raises
     """
     journal = context.ledger.journal
+    # Many files are in few directories.
+    directories = {path.rpartition("/")[0]: path for path in paths}
     above = {
-        naming.did_of(one) for path in paths for one in options.directories(path) if "/" in one
+        naming.did_of(one)
+        for path in directories.values()
+        for one in options.directories(path)
+        if "/" in one
     }
     roots = {DID(did.scope, did.name + ROOT) for did in above}
     asked = above | roots | {*filter(None, chosen.values())}

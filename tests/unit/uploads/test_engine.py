@@ -14,7 +14,8 @@ from trio.testing import MockClock
 from rucio_fs.depot.failures import Full
 from rucio_fs.did import DID, DIDType, RuleState
 from rucio_fs.errors import Denied, LoginFailed, Unreachable
-from rucio_fs.uploads import confirming
+from rucio_fs.uploads import confirming, naming
+from rucio_fs.uploads.arranging import datasets_for
 from rucio_fs.uploads.options import Options
 from rucio_fs.uploads.records import Record, State
 from rucio_fs.uploads.resuming import resume
@@ -185,6 +186,24 @@ async def test_what_waits_for_a_storage_takes_no_time_of_what_is_saved(
     bench.engine.storages["COLO"].end()
     bench.ledger.tell()
     await bench.done(*numbered(200), "s/more/f99")
+
+
+async def test_many_files_of_a_directory_stop_nobody(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they become is found out in the event loop, for 100,000 of them at once."""
+    named, did_of = 0, naming.did_of
+
+    def counting(path: str) -> DID:
+        nonlocal named
+        named += 1
+        return did_of(path)
+
+    monkeypatch.setattr(naming, "did_of", counting)
+    paths = [f"s/run/a{number % 10}/f{number}" for number in range(1000)]
+    datasets = await datasets_for(bench.context, paths, {"s/run": True}, {})
+    assert datasets["s/run/a3/f13"] == DID("s", "run/a3")
+    assert named < 100
 
 
 async def test_much_that_is_left_on_storage_is_removed_in_time(
