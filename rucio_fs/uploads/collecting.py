@@ -35,7 +35,10 @@ _DEEPEST_METADATA = 32  # objects and lists in one another; json itself gives up
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file at *path* below the tree, as it was seen.  *trouble*: why it cannot be uploaded."""
+    """A file at *path* below the tree, as it was seen.  *trouble*: why it cannot be uploaded.
+
+    It *is_as_wanted* if its user has said of this very file that it is to be uploaded now.
+    """
 
     path: str
     ino: int
@@ -45,6 +48,7 @@ class Found:
     options: Options = field(default_factory=Options)
     metadata: dict[str, Any] | None = None
     trouble: str = ""
+    is_as_wanted: bool = False
 
 
 @dataclass(slots=True)
@@ -147,9 +151,10 @@ def _files(
 
 def _file(tree: Path, path: str, status: os.stat_result, said: _Said, has_sidecar: bool) -> Found:
     metadata: dict[str, Any] | None = None
-    chosen, trouble = said.options, said.trouble
+    chosen, trouble, own = said.options, said.trouble, dict[str, Any]()
     try:
-        chosen = options.merged(chosen, _attributes(tree, path))
+        own = _attributes(tree, path)
+        chosen = options.merged(chosen, own)
         if has_sidecar:
             metadata = _metadata(tree, path + METADATA)
     except Refused as exc:
@@ -163,6 +168,7 @@ def _file(tree: Path, path: str, status: os.stat_result, said: _Said, has_sideca
         chosen,
         metadata,
         trouble,
+        own.get("upload") == "now",
     )
 
 

@@ -78,7 +78,8 @@ class Queue:
         trouble = found.trouble
         if found.options.upload == "never":
             return None
-        is_half = found.ino in self._context.staged.unfinished and found.options.upload != "now"
+        # Who wants all of a directory uploaded now has not looked at what is half written later.
+        is_half = found.ino in self._context.staged.unfinished and not found.is_as_wanted
         if not trouble and is_half:
             trouble = (
                 f"{UNFINISHED} (the mount ended meanwhile, or the disk was full): look at it, and"

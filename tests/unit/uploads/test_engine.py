@@ -597,6 +597,22 @@ async def test_what_was_open_when_it_was_killed(clock: MockClock, bench: Bench) 
     await bench.done("s/run/half")
 
 
+@pytest.mark.parametrize("said", ["run", "run/.rucio-upload.toml"])
+async def test_what_is_said_of_a_directory_says_nothing_of_half_a_file(
+    clock: MockClock, bench: Bench, said: str
+) -> None:
+    """Its user was in a hurry once; the mount was killed a day later."""
+    bench.save("s/run/half", b"half")
+    bench.staged.unfinished[bench.ino("s/run/half")] = "s/run/half"
+    if said == "run":
+        os.setxattr(bench.staged.tree / "s/run", "user.rucio-fs.upload", b"now")
+    else:
+        bench.save(f"s/{said}", b'upload = "now"')
+    bench.save("s/run/whole", b"whole")
+    await bench.done("s/run/whole")
+    assert bench.record("s/run/half").shown == "FAILED"
+
+
 @pytest.mark.parametrize("commit", range(14))
 async def test_it_goes_on_after_being_killed_between_any_two_commits(
     clock: MockClock, bench: Bench, commit: int, monkeypatch: pytest.MonkeyPatch
