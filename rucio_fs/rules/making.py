@@ -64,10 +64,20 @@ class Maker:
                 begun[did] = Begun(is_here=True)
             elif not verdicts.is_odd(at_site):
                 begun[did] = Begun()
-            elif at_site and (rule := await self._moving(who, did, lifetime)) is not None:
-                begun[did] = Begun(rule_id=rule.id, rule=rule)
-            else:
+            elif not at_site:
                 missing.append(did)
+            else:
+                try:
+                    rule = await self._moving(who, did, lifetime)
+                except (Unreachable, LoginFailed):  # so it is for all of them
+                    raise
+                except RucioFsError as exc:
+                    begun[did] = exc
+                    continue
+                if rule is None:
+                    missing.append(did)
+                else:
+                    begun[did] = Begun(rule_id=rule.id, rule=rule)
         return begun | await self._make(who, missing, self._with(lifetime))
 
     async def begin_collection(

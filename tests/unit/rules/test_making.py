@@ -325,3 +325,18 @@ async def test_a_container_too_large_to_be_counted(clock: MockClock, bench: Benc
 
 def test_a_batch_is_answered_within_seconds() -> None:
     assert BATCH * 0.05 <= 5
+
+
+async def test_an_expired_rule_is_in_the_way_of_its_own_file_alone(
+    lake: FakeCatalogue, rules: FakeRules, maker: Maker
+) -> None:
+    """However many are opened with it."""
+    rules.is_cleaning = False
+    failed, other = files_at_rem1(lake, 2)
+    ours = rules.add(failed, comment=TERMS.comment)
+    rules.fail(failed)
+    rules.expire_in(ours, 0)
+    rules.errors["set_lifetime"] = Denied("Account alice can not update this replication rule.")
+    begun = await maker.begin_files(MY, [failed, other])
+    assert isinstance(begun[failed], NotYetHere)
+    assert _made(dict(begun)) == {other}
