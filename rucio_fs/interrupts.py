@@ -7,6 +7,7 @@ the pending signals of those who have been waiting for a while, and ends their r
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -84,9 +85,20 @@ def is_told_to_stop(tid: int) -> bool:
     try:
         status = (_PROC / str(tid) / "status").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
-        return True
-    except OSError:  # hidden from us (hidepid): then he has to wait
+        return _is_gone(tid)
+    except OSError:  # hidden from us (hidepid=1): then he has to wait
         return False
     masks = {name: int(value, 16) for name, value in _MASKS.findall(status)}
     pending = masks.get("SigPnd", 0) | masks.get("ShdPnd", 0)
     return bool(pending & _ENDING & ~masks.get("SigBlk", 0) & ~masks.get("SigIgn", 0))
+
+
+def _is_gone(tid: int) -> bool:
+    """Whether there is no thread *tid*: with hidepid=2, /proc says so of every other user's."""
+    try:
+        os.kill(tid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trio
@@ -78,6 +79,20 @@ def test_a_caller_who_is_gone_waits_for_nothing(caller: Caller) -> None:
     caller.process.kill()
     caller.process.wait()
     assert is_told_to_stop(caller.process.pid)
+
+
+def test_a_caller_whom_proc_hides_waits_for_the_answer(
+    caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupts, "_PROC", tmp_path)  # as with hidepid=2
+    assert not is_told_to_stop(caller.process.pid)
+
+    def refuse(tid: int, number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)  # as it is for another user's process
+    assert not is_told_to_stop(caller.process.pid)
+    monkeypatch.undo()
 
 
 async def _ask(found: Interrupts, tid: int, outcome: list[str]) -> None:
