@@ -118,7 +118,7 @@ def users(mount: Mount) -> list[User]:
             _is_inside(path, mount.mountpoint) for path in _paths_in_use(entry.path)
         ):
             try:  # comm, because reading cmdline waits for the memory of a process that hangs
-                command = Path(entry.path, "comm").read_text().strip()
+                command = Path(entry.path, "comm").read_text(errors="replace").strip()
             except OSError:
                 continue  # it has just ended
             found.append(User(int(entry.name), command))
@@ -176,6 +176,7 @@ def _detach(mount: Mount, fusermount: Sequence[str], umount: Sequence[str]) -> N
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="surrogateescape",  # it repeats the mountpoint, in whatever bytes that is
             timeout=_COMMAND_TIMEOUT,
             env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},  # "busy" in English
         )

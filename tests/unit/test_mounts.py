@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,7 +33,7 @@ def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Table:
         root = "27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw"
         lines = [root, *(line.format(str(path).replace(" ", "\\040")) for line, path in entries)]
         file = tmp_path / "mountinfo"
-        file.write_text("\n".join(lines) + "\n")
+        file.write_bytes(os.fsencode("\n".join(lines) + "\n"))
         monkeypatch.setattr(mounts, "_MOUNTINFO", file)
 
     return fill
@@ -176,6 +177,19 @@ def test_users_are_named(tmp_path: Path) -> None:
             process.communicate()
 
 
+def test_a_name_that_the_kernel_cut_within_a_letter_is_shown(tmp_path: Path) -> None:
+    mount = Mount(str(tmp_path), "fuse.rucio-fs", "rucio", "0:1")
+    program = tmp_path / "fourteen-bytesö"
+    shutil.copy("/bin/sleep", program)
+    process = subprocess.Popen([program, "60"], cwd=tmp_path)
+    try:
+        (user,) = mounts.users(mount)
+        assert (user.pid, user.command) == (process.pid, "fourteen-bytes\ufffd")
+    finally:
+        process.kill()
+        process.wait()
+
+
 # --- unmounting --------------------------------------------------------------------------------
 
 
@@ -247,6 +261,20 @@ def test_a_busy_mount_is_detached_and_its_users_named(
         f"{busy} is in use by sleep (pid {process.pid}): detached, it ends when they do"
     )
     assert len(calls.read_text().splitlines()) == 2
+
+
+def test_a_busy_mount_at_a_path_that_is_no_utf_8_is_detached(
+    table: Table, tmp_path: Path, helper: Callable[..., Path]
+) -> None:
+    busy = tmp_path / os.fsdecode(b"m\xfcnze")
+    busy.mkdir()
+    table((OURS, busy))
+    calls = helper(
+        'case "$*" in *-z*) exit 0;; esac\n'
+        'echo "fusermount3: failed to unmount $3: Device or resource busy" >&2; exit 1'
+    )
+    assert "is in use by" in (mounts.unmount(busy) or "")
+    assert len(calls.read_bytes().splitlines()) == 2
 
 
 def test_what_the_helper_says_is_passed_on(
