@@ -40,7 +40,8 @@ def set_up(level: str, file: Path | None) -> None:
         handler = logging.StreamHandler(sys.stderr)
     else:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(file)
+        # Names of files may be of any bytes, and a line that cannot be written is lost.
+        handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(_HideSecrets(_FORMAT))
     number = getattr(logging, level.upper())
     others = number if number == logging.DEBUG else max(number, logging.WARNING)

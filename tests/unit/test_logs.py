@@ -121,3 +121,7 @@ def test_without_a_file_the_log_is_stderr(capsys: pytest.CaptureFixture[str]) ->
 def test_the_log_is_appended_to(tmp_path: Path) -> None:
     written(tmp_path, "first")
     assert "first" in written(tmp_path, "second")
+
+
+def test_a_name_that_is_no_utf_8_is_logged(tmp_path: Path) -> None:
+    assert r"in /m\udcfcnze and /münze" in written(tmp_path, "in %s and /münze", "/m\udcfcnze")
