@@ -55,7 +55,7 @@ class _Entry:
     fresh_until: float
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Flight:
     """One question on its way to Rucio, and everybody who waits for it."""
 
@@ -80,6 +80,7 @@ class Memory:
         self._nursery = nursery
         self._store: LRUCache[Key, _Entry] = LRUCache(config.size, getsizeof=lambda e: e.nbytes)
         self._flights: dict[Key, _Flight] = {}
+        self._in_the_air: set[_Flight] = set()  # also those that `forget` has let go of
         self._is_ending = False
         self._failure: tuple[Key, RucioFsError] | None = None
         self._failed_at = 0.0
@@ -181,7 +182,7 @@ class Memory:
     def stop(self) -> None:
         """The mount ends: whoever waits for an answer, or would, is told so at once."""
         self._is_ending = True
-        for flight in self._flights.values():
+        for flight in self._in_the_air:
             flight.fail(_ending())
 
     def status(self) -> dict[str, Any]:
@@ -209,6 +210,7 @@ class Memory:
             flight.fail(_ending())
         else:
             self._flights[key] = flight
+            self._in_the_air.add(flight)
             self._nursery.start_soon(self._fly, key, flight, fetch)
         return flight
 
@@ -237,6 +239,7 @@ class Memory:
                 del self._flights[key]
                 if flight.entry is not None:
                     self._keep(key, flight.entry)
+            self._in_the_air.discard(flight)
             flight.landed.set()
 
     async def _fetch(

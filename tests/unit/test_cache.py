@@ -1036,6 +1036,20 @@ async def test_stop_releases_who_waits(
     assert {str(answer) for answer in answers} == {"the mount is ending"}
 
 
+async def test_stop_releases_who_has_asked_before_a_refresh(
+    rucio: FakeCatalogue, cache: CachedCatalogue, autojump_clock: MockClock
+) -> None:
+    rucio.blocked = trio.Event()
+    answers: list[Any] = []
+    with trio.fail_after(1):
+        async with trio.open_nursery() as tasks:
+            tasks.start_soon(outcome, cache.info(MY, FILE), answers)
+            await wait_all_tasks_blocked()
+            cache.forget_all()
+            cache.stop()
+    assert [str(answer) for answer in answers] == ["the mount is ending"]
+
+
 async def test_nobody_waits_after_stop(
     rucio: FakeCatalogue, cache: CachedCatalogue, autojump_clock: MockClock
 ) -> None:
