@@ -320,7 +320,7 @@ def suspect(place: Place, *, rse: str, reason: str) -> dict[str, Any]:
 
 def order(place: Place, *, order: str) -> dict[str, Any]:
     """Write an order into a control file; return when it is carried out or has begun."""
-    place.fs.write(place.path, f"{order}\n".encode())
+    place.fs.write(place.path, os.fsencode(f"{order}\n"))
     return {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import stat
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -73,7 +74,7 @@ class StatusFile(File):
         return file_attr(0, self._born_ns, 0.0)
 
     async def open(self, who: Identity, flags: int, caller: Caller) -> OpenFile:
-        return _OpenText(self._render().encode(), direct_io=True)
+        return _OpenText(_written(self._render()), direct_io=True)
 
 
 class Growing(Protocol):
@@ -145,7 +146,7 @@ class OrdersFile(File):
 
     async def open(self, who: Identity, flags: int, caller: Caller) -> OpenFile:
         text = json.dumps(self._facts(), indent=2, ensure_ascii=False)
-        return _OpenOrders(f"{text}\n".encode(errors="surrogateescape"), self._order)
+        return _OpenOrders(_written(f"{text}\n"), self._order)
 
     async def truncate(self, who: Identity) -> None:
         """The shell's ``>`` truncates before it writes; there is nothing to cut."""
@@ -262,6 +263,14 @@ class ControlDir(Dir):
         return [await self.child(who, filename) for filename in self._nodes]
 
 
+def _written(text: str) -> bytes:
+    """*text*, which is JSON, as UTF-8: of a name in other bytes, each is an escape as JSON has it.
+
+    Whoever parses that gets the name as Python has it.
+    """
+    return text.encode(errors="backslashreplace")
+
+
 class _OpenText(OpenFile):
     def __init__(self, data: bytes, *, direct_io: bool = False) -> None:
         self._data = data
@@ -302,5 +311,5 @@ class _OpenOrders(_OpenText):
         self._order = order
 
     async def write(self, offset: int, data: bytes) -> int:
-        await self._order(data.decode(errors="replace"))
+        await self._order(os.fsdecode(data))
         return len(data)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import gc
+import json
 import os
 
 import pyfuse3
 import pytest
 
+from rucio_fs.callers import NOBODY
 from rucio_fs.errors import Unreachable
+from rucio_fs.nodes.control import StatusFile, UploadsFile
+from tests.fakes import EPOCH_NS, MY
 from tests.fs.conftest import World
 from tests.fs.kernel import fails_with
 
@@ -275,6 +279,19 @@ async def test_status_is_rendered_at_each_open(filled: World) -> None:
     assert bytes(await filled.operations.read(info.fh, 0, 4096)) == b"asked 0\n"
     await filled.operations.release(info.fh)
     assert (await filled.kernel.cat(".rucio/status")) != b"asked 0\n"
+
+
+async def test_names_that_are_no_utf_8_are_told_and_taken() -> None:
+    name = os.fsdecode(b"m\xfcnze")
+    ordered: list[str] = []
+    status = StatusFile("status", lambda: json.dumps([name], ensure_ascii=False), EPOCH_NS)
+    uploads = UploadsFile("uploads", lambda: {"path": name}, ordered.append, EPOCH_NS)
+    shown = await status.open(MY, os.O_RDONLY, NOBODY)
+    assert json.loads(bytes(await shown.read(0, 4096)).decode()) == [name]
+    opened = await uploads.open(MY, os.O_RDWR, NOBODY)
+    assert json.loads(bytes(await opened.read(0, 4096)).decode()) == {"path": name}
+    assert await opened.write(0, b"retry m\xfcnze\n") == 12
+    assert ordered == [f"retry {name}\n"]
 
 
 async def test_writing_into_refresh_forgets_all(filled: World) -> None:

@@ -216,3 +216,12 @@ def test_a_child_that_is_killed(child: asking.Child, tmp_path: Path) -> None:
     assert "has ended" in str(stuck.exception(DEADLINE))
     child._process.wait(DEADLINE)
     assert "has ended" in str(child.ask("read", "/").exception(DEADLINE))
+
+
+def test_an_order_names_a_path_of_any_bytes(tmp_path: Path) -> None:
+    board = tmp_path / "uploads"
+    board.touch()
+    order = os.fsdecode(b"retry m\xfcnze")
+    asked = asking.question(str(tmp_path), "order", str(board), {"order": order})
+    assert touching.answer(touching.Kernel(), json.loads(json.dumps(asked))) == {"found": {}}
+    assert board.read_bytes() == b"retry m\xfcnze\n"
