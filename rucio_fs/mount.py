@@ -50,6 +50,8 @@ def serve(config: Config, mountpoint: Path, on_ready: Callable[[], None]) -> Non
         trio.run(_Mount(config, mountpoint, on_ready).run)
     except BaseExceptionGroup as group:
         # The nursery wraps whatever ends it; whoever called wants the reason.
+        if group.split(KeyboardInterrupt)[1] is None:
+            raise KeyboardInterrupt from None
         expected, others = group.split(RucioFsError)
         if expected is None or others is not None:
             raise

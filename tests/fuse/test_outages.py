@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import requests
 
 from lake import Lake
-from lake.faults import Action, Cut, Fault, Latency, Refuse, Reset, Status, Timeout
+from lake.faults import Action, Cut, Fault, FaultProxy, Latency, Refuse, Reset, Status, Timeout
 from tests import direct
-from tests.faulty import PATIENCE, QUESTION, FaultyMount
-from tests.mounting import DEADLINE
+from tests.faulty import PATIENCE, QUESTION, FaultyMount, through
+from tests.mounting import DEADLINE, clean_environment
 
 pytestmark = [pytest.mark.fuse, pytest.mark.lake]
 
@@ -233,6 +235,32 @@ def test_sigterm_does_not_wait_for_rucio(lake: Lake, scope: str) -> None:
                 assert (client.returncode, out) == (2, ""), err
                 assert "No such file" not in err
         rig.check_log()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_a_mount_that_waits_for_rucio_can_be_given_up(
+    lake: Lake, tmp_path: Path, number: signal.Signals
+) -> None:
+    with FaultProxy(lake.rucio_url) as proxy, proxy.add(Fault(Timeout(), path="/scopes")) as fault:
+        options = {**through(proxy), "diskcache.dir": tmp_path / "cache", "rucio.timeout": 60}
+        command = [sys.executable, "-m", "rucio_fs", "mount", "--foreground"]
+        command += ["--rucio-config", str(lake.client_config())]
+        command += [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
+        directory = tmp_path / "mnt"
+        directory.mkdir()
+        server = subprocess.Popen(
+            ["env", f"--default-signal={number.name.removeprefix('SIG')}", *command, directory],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environment(),
+        )
+        fault.wait()
+        server.send_signal(number)
+        _, err = server.communicate(timeout=DEADLINE)
+        assert "Traceback" not in err
+        assert not directory.is_mount()
+        if number == signal.SIGINT:
+            assert (server.returncode, err.strip()) == (130, "rucio-fs: error: interrupted")
 
 
 def _first_row(lake: Lake, rig: FaultyMount, scope: str, name: str) -> int:
