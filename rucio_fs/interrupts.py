@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from rucio_fs.errors import Interrupted
+from rucio_fs.errors import Interrupted, Unreachable
 
 INTERVAL = 0.2
 """Seconds between two looks; also how long a request waits before it is looked at."""
@@ -46,6 +46,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._waiting: dict[trio.CancelScope, tuple[int, float]] = {}
+        self._is_ending = False
 
     @contextmanager
     def watch(self, tid: int) -> Iterator[None]:
@@ -53,12 +54,11 @@ class Interrupts:
 
         *tid* is 0 for a caller in another pid namespace; he cannot be seen and has to wait.
 
-        Raises: Interrupted
+        Raises: Interrupted, Unreachable (the mount ends)
         """
-        if not tid:
-            yield
-            return
         scope = trio.CancelScope()
+        if self._is_ending:
+            scope.cancel()
         self._waiting[scope] = (tid, trio.current_time())
         try:
             with scope:
@@ -66,7 +66,15 @@ class Interrupts:
         finally:
             del self._waiting[scope]
         if scope.cancelled_caught:
+            if self._is_ending:
+                raise Unreachable("the mount is ending")
             raise Interrupted(f"thread {tid} was told to stop")
+
+    def stop(self) -> None:
+        """The mount ends: whoever waits, or would, is told so at once."""
+        self._is_ending = True
+        for scope in self._waiting:
+            scope.cancel()
 
     async def run(self) -> None:
         """Look at those who wait, for ever."""
@@ -74,7 +82,7 @@ class Interrupts:
             await trio.sleep(INTERVAL)
             latest = trio.current_time() - INTERVAL
             for number, (scope, (tid, since)) in enumerate(list(self._waiting.items())):
-                if since <= latest and is_told_to_stop(tid):
+                if tid and since <= latest and is_told_to_stop(tid):
                     scope.cancel()
                 if number % _AT_ONCE == _AT_ONCE - 1:
                     await trio.lowlevel.checkpoint()

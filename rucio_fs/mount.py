@@ -71,6 +71,7 @@ class _Mount:
         self._who = Identity(config.rucio.account or "")
         self._is_mounted = False
         self._is_told_to_stop = False
+        self._heeding = trio.CancelScope()
 
     async def run(self) -> None:
         config = self._config
@@ -108,8 +109,9 @@ class _Mount:
                 await saving.build(self._who, account, mountpoint, asking, rucio, catalogue, events)
             operations = self._operations(reading, saving, nursery)
             # Before there is a mount: a signal must never end the process and leave one behind.
-            await nursery.start(self._heed_signals, reading)
+            await nursery.start(self._heed_signals, reading, operations)
             if self._is_told_to_stop:
+                nursery.cancel_scope.cancel()
                 return
             self._mount(operations)  # atomic since the look: no await, no signal is heard
             ended_well = False
@@ -137,6 +139,7 @@ class _Mount:
                 # After a crash the mount stays: an empty directory in its place would make
                 # `rsync --delete` delete its mirror.
                 pyfuse3.close(unmount=ended_well)
+                self._heeding.cancel()  # a second signal need not wait for what is uploaded
                 if saving is not None:
                     saving.stop()
                 operations.handles.close_all()
@@ -193,22 +196,30 @@ class _Mount:
         gc.set_threshold(50_000, 20, 100)
 
     async def _heed_signals(
-        self, reading: Reading, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        reading: Reading,
+        operations: Operations,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        receiver = trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        with receiver as signals, self._heeding:
             task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:
                     log.info("SIGHUP: asking Rucio again for everything")
                     reading.catalogue.forget_all()
-                else:
+                elif not self._is_told_to_stop:
                     log.info("%s: unmounting %s", signal.Signals(number).name, self._mountpoint)
-                    # Those who wait are answered now, or terminate() would wait too.
                     self._is_told_to_stop = True
-                    reading.stop()
-                    if self._is_mounted:
-                        # close(2) returns before we are told of it: whoever has closed a file, and
-                        # then ends the mount, has saved it all the same.
-                        await trio.sleep(_LAST_REQUESTS)
-                        pyfuse3.terminate()
-                    return
+                    await self._end(reading, operations)
+                # else it is under way, and to die of the second one would leave the mount behind
+
+    async def _end(self, reading: Reading, operations: Operations) -> None:
+        # Those who wait are answered now, or terminate() would wait too.
+        reading.stop()
+        if self._is_mounted:
+            # close(2) returns before we are told of it: whoever has closed a file, and then ends
+            # the mount, has saved it all the same.
+            await trio.sleep(_LAST_REQUESTS)
+            operations.interrupts.stop()
+            pyfuse3.terminate()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,13 @@ file = open('notes.txt', 'rb')
 directory = os.open('.', os.O_RDONLY)
 show(file.read(4).decode())
 wait()
+"""
+
+WRITES = """
+file = os.open(ROOT + '/.rucio/refresh', os.O_WRONLY)
+show('writes')
+os.write(file, b'1')
+show('written')
 """
 
 
@@ -55,6 +63,26 @@ def test_a_signal_unmounts_with_a_process_inside(mounter: Mounter, number: signa
         assert mount.process.wait(DEADLINE) == 0
         assert not mount.is_mounted()
     assert f"{mount.path} is unmounted" in mount.log_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_a_second_signal_leaves_no_dead_mount(lake: Lake, number: signal.Signals) -> None:
+    mount = Mount(lake.client_config(), environment={"SLOW": "2"}, module="tests.fuse.slow_server")
+    try:
+        with Client(mount.path, WRITES) as client:
+            assert client.seen() == "writes"
+            time.sleep(0.2)  # until the mount has the request; that it begins has no sign
+            mount.signal(number)
+            mount.wait_for_log("unmounting")
+            time.sleep(0.5)  # impatience
+            mount.signal(number)
+            assert mount.process.wait(DEADLINE) == 0, mount.log_text()
+            assert not mount.is_mounted()
+            assert client.seen() == "written"
+        assert mount.log_text().count("unmounting") == 1
+    finally:
+        mount.close()
+        mount.remove()
 
 
 def test_fusermount_u_ends_the_server(mounter: Mounter) -> None:

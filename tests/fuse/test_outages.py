@@ -237,6 +237,27 @@ def test_sigterm_does_not_wait_for_rucio(lake: Lake, scope: str) -> None:
         rig.check_log()
 
 
+def test_sigterm_does_not_wait_for_a_declaration(lake: Lake, scope: str) -> None:
+    slow = {f"rucio.{key}": 60 for key in ("timeout", "deadline", "listing_deadline")}
+    with FaultyMount(lake, slow) as rig:
+        file = rig.mount.path / scope / "d0" / "d0.a"
+        assert rig.look("stat", at=f"{scope}/d0/d0.a").code == 0
+        with rig.proxy.add(Fault(Timeout(), path="/replicas")) as fault:
+            value = '{"rse": "COLO", "reason": "wrong bytes"}'
+            client = subprocess.Popen(
+                ["setfattr", "-n", "user.rucio.suspicious", "-v", value, str(file)],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            fault.wait()
+            start = time.monotonic()
+            rig.mount.signal(signal.SIGTERM)
+            assert rig.mount.process.wait(DEADLINE) == 0, rig.mount.log_text()
+            assert time.monotonic() - start < 5
+            assert "Remote I/O error" in client.communicate(timeout=DEADLINE)[1]
+        rig.check_log()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
 def test_a_mount_that_waits_for_rucio_can_be_given_up(
     lake: Lake, tmp_path: Path, number: signal.Signals

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from rucio_fs import interrupts
-from rucio_fs.errors import Interrupted
+from rucio_fs.errors import Interrupted, Unreachable
 from rucio_fs.interrupts import Interrupts, is_told_to_stop
 
 _PROGRAM = """
@@ -131,3 +131,21 @@ async def test_a_caller_in_another_pid_namespace_waits_for_the_answer(
         await _ask(found, 0, outcome)
         nursery.cancel_scope.cancel()
     assert outcome == ["0 answered at 10"]
+
+
+@pytest.mark.parametrize("tid", [0, 7])
+async def test_all_who_wait_are_released_when_the_mount_ends(
+    autojump_clock: MockClock, tid: int
+) -> None:
+    found = Interrupts()
+
+    async def ask() -> None:
+        with pytest.raises(Unreachable, match="the mount is ending"), found.watch(tid):
+            await trio.sleep(10)
+
+    with trio.fail_after(1):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await wait_all_tasks_blocked()
+            found.stop()
+        await ask()  # one that comes late
