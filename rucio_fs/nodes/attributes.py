@@ -7,6 +7,7 @@ seconds of age, so that ``getfattr -d`` costs a handful of calls and not one per
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from rucio_fs.rules.services import RuleServices
 
 PREFIX = "user.rucio."
 _META = PREFIX + "meta."
+_LONGEST_NAME, _LARGEST_VALUE = 255, 65536  # bytes; Linux has no others
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,23 @@ Reader = Callable[[Subject], Awaitable[str | None]]
 
 
 async def names(subject: Subject) -> list[str]:
-    """Names of the attributes that have a value now."""
+    """Names of the attributes that have a value now.
+
+    Metadata that cannot be an attribute is left out: ``rsync -X`` and ``cp --preserve=xattr`` fail
+    over one that is listed and cannot be read.
+    """
     found = [PREFIX + name for name in _table(subject) if await _read(subject, name) is not None]
     metadata = await subject.catalogue.metadata(subject.who, subject.did)
-    return found + [_META + key for key in metadata]
+    return found + [_META + key for key, text in metadata.items() if _fits(_META + key, text)]
+
+
+def _fits(name: str, text: str) -> bool:
+    """Whether Linux has attributes of that name and size."""
+    try:
+        encoded, size = os.fsencode(name), len(os.fsencode(text))
+    except UnicodeEncodeError:  # half of a pair of surrogates, which JSON may hold
+        return False
+    return len(encoded) <= _LONGEST_NAME and b"\0" not in encoded and size <= _LARGEST_VALUE
 
 
 async def value(subject: Subject, name: str) -> str:

@@ -72,6 +72,28 @@ async def test_all_of_a_file(filled: World) -> None:
     }
 
 
+async def test_metadata_that_cannot_be_an_attribute_is_not_listed(world: World) -> None:
+    longest, largest = "k" * (255 - len("user.rucio.meta.")), "v" * 65536
+    fits = {longest: "1", "large": largest, "": "2"}
+    world.rucio.file(
+        "s:f",
+        metadata=fits
+        | {
+            f"{longest}k": "3",
+            "larger": f"{largest}v",
+            "a\0b": "4",
+            "\ud83d": "5",
+            "half": "\ud83d",
+        },
+    )
+    found = await attributes(world, "s/f")
+    assert fits == {
+        name.removeprefix("meta."): value
+        for name, value in found.items()
+        if name.startswith("meta.")
+    }
+
+
 async def test_all_of_a_closed_dataset(filled: World) -> None:
     assert await attributes(filled, "s/ds") == {
         "did": "s:ds",
