@@ -20,6 +20,7 @@ from pathlib import Path
 from rucio_fs.config import Config, with_log_file
 from rucio_fs.directories import default_log_file
 from rucio_fs.errors import MountError, RucioFsError, UsageError
+from rucio_fs.logs import cannot_write
 
 _MODULE = "rucio_fs.background"  # __name__ is something else in the new process
 
@@ -70,9 +71,7 @@ def _open_log(path: Path) -> int:
         # Append, so that logrotate's copytruncate works; names of files are not for everybody.
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as exc:
-        raise UsageError(
-            f"cannot write the log {path}: {exc.strerror}; say where with --log-file FILE"
-        ) from exc
+        raise UsageError(cannot_write(path, exc)) from exc
 
 
 def _hand_over(server: subprocess.Popen[bytes], config: Config) -> None:

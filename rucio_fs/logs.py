@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from rucio_fs.errors import UsageError
+
 _FORMAT = "%(asctime)sZ %(levelname)-7s %(name)s: %(message)s"
 # JWTs, Rucio's own tokens (account-identity-app-hex), passwords and signatures in URLs.
 _SECRETS = re.compile(
@@ -34,16 +36,26 @@ def _hide(secret: re.Match[str]) -> str:
 
 
 def set_up(level: str, file: Path | None) -> None:
-    """Log to *file*, or to stderr.  Libraries log from warnings on, unless *level* is debug."""
-    handler: logging.Handler
-    if file is None:
-        handler = logging.StreamHandler(sys.stderr)
-    else:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Names of files may be of any bytes, and a line that cannot be written is lost.
-        handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
+    """Log to *file*, or to stderr.  Libraries log from warnings on, unless *level* is debug.
+
+    Raises: UsageError
+    """
+    handler = logging.StreamHandler(sys.stderr) if file is None else _opened(file)
     handler.setFormatter(_HideSecrets(_FORMAT))
     number = getattr(logging, level.upper())
     others = number if number == logging.DEBUG else max(number, logging.WARNING)
     logging.basicConfig(level=others, handlers=[handler], force=True)
     logging.getLogger("rucio_fs").setLevel(number)
+
+
+def _opened(file: Path) -> logging.Handler:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Names of files may be of any bytes, and a line that cannot be written is lost.
+        return logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
+    except OSError as exc:
+        raise UsageError(cannot_write(file, exc)) from exc
+
+
+def cannot_write(file: Path, exc: OSError) -> str:
+    return f"cannot write the log {file}: {exc.strerror}; say where with --log-file FILE"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rucio_fs import logs
+from rucio_fs.errors import UsageError
 
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl-_x"
 RUCIO_TOKEN = "root-ddmlab-rucio-fs-0123456789abcdef"
@@ -125,3 +126,17 @@ def test_the_log_is_appended_to(tmp_path: Path) -> None:
 
 def test_a_name_that_is_no_utf_8_is_logged(tmp_path: Path) -> None:
     assert r"in /m\udcfcnze and /münze" in written(tmp_path, "in %s and /münze", "/m\udcfcnze")
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for file, why in (
+        (tmp_path, "Is a directory"),
+        (tmp_path / "file" / "log", "File exists"),
+        (Path("/proc/nobody/log"), "No such file or directory"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            logs.set_up("info", file)
+        assert str(caught.value) == (
+            f"cannot write the log {file}: {why}; say where with --log-file FILE"
+        )
