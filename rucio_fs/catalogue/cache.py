@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -27,6 +28,8 @@ from rucio_fs.gathering import Gatherer
 log = logging.getLogger(__name__)
 
 _SINGLE_FILES = 4  # questions for replicas at once; what comes while they run is one more
+
+_REPLICA, _STATE = 160, 70  # bytes that one of them takes in memory, its PFN left out
 
 
 class CachedCatalogue:
@@ -108,7 +111,7 @@ class CachedCatalogue:
         known = await self._memory.ask(
             ("metadata", who, did),
             lambda: self._inner.metadata(who, did),
-            lambda _: Worth(self._config.now_ttl, SMALL),
+            lambda found: Worth(self._config.now_ttl, _size_of_texts(found)),
             self._config.now_ttl,
         )
         return dict(known.value)
@@ -119,7 +122,7 @@ class CachedCatalogue:
         return await self._memory.ask(
             ("replicas", who, did),
             lambda: self._replicas.ask((who, did)),
-            lambda _: Worth(self._config.replicas_ttl, SMALL),
+            lambda file: Worth(self._config.replicas_ttl, _size_of_replicas(file)),
             max_age,
         )
 
@@ -130,7 +133,7 @@ class CachedCatalogue:
         return await self._memory.ask(
             ("replicas", who, tuple(schemes), did),
             lambda: self._inner.replicas_over(who, did, schemes),
-            lambda _: Worth(self._config.replicas_ttl, SMALL),
+            lambda file: Worth(self._config.replicas_ttl, _size_of_replicas(file)),
         )
 
     async def declare_suspicious(self, who: Identity, did: DID, rse: str, reason: str) -> None:
@@ -326,3 +329,14 @@ class CachedCatalogue:
 
 def _members_key(who: Identity, listing: Listing) -> Key:
     return ("members", who, listing.ref)
+
+
+def _size_of_texts(found: Mapping[str, str]) -> int:
+    """Bytes in memory: what users keep as metadata may be as large as they like."""
+    return SMALL + sum(sys.getsizeof(key) + sys.getsizeof(text) for key, text in found.items())
+
+
+def _size_of_replicas(file: FileReplicas) -> int:
+    """Bytes in memory: `SMALL` holds one or two replicas, and some files are everywhere."""
+    pfns = sum(_REPLICA + len(replica.pfn) for replica in file.replicas)
+    return SMALL + pfns + _STATE * len(file.states)

@@ -639,6 +639,18 @@ async def test_what_is_larger_than_the_cache_is_served_and_not_kept(
     assert small.status()["entries"] == 1, "the others were not thrown out for it"
 
 
+async def test_large_metadata_and_many_replicas_count_as_what_they_are(
+    rucio: FakeCatalogue, cache: CachedCatalogue, autojump_clock: MockClock
+) -> None:
+    where = {f"SITE_{i}": f"davs://se{i}.example.org/{'x' * 100}" for i in range(50)}
+    rucio.file("s:big", metadata={"k": "v" * 1_000_000}, replicas=where)
+    await cache.metadata(MY, did("s:big"))
+    assert cache.status()["bytes"] > 1_000_000
+    cache.forget_all()
+    await cache.replicas(MY, did("s:big"))
+    assert 50 * 100 < cache.status()["bytes"] < 50 * 1000
+
+
 async def test_status_counts(
     rucio: FakeCatalogue, cache: CachedCatalogue, autojump_clock: MockClock
 ) -> None:
