@@ -11,6 +11,7 @@ import trio
 from rucio_fs.callers import Caller
 from rucio_fs.catalogue.asking import Asking
 from rucio_fs.catalogue.cache import CachedCatalogue
+from rucio_fs.catalogue.registry import Registry
 from rucio_fs.catalogue.rucio import RucioCatalogue
 from rucio_fs.catalogue.rucio_registry import RucioRegistry
 from rucio_fs.catalogue.rucio_rules import RucioRules
@@ -38,6 +39,7 @@ from rucio_fs.webdav.credentials import Credentials
 log = logging.getLogger(__name__)
 
 _SCOPES_TTL = 60.0  # s; scopes are made by administrators
+_SCOPES_PATIENCE = 3.0  # s; then those of before count
 _LOCK_LOOK = 0.2  # s between two looks whether the last mount has ended
 
 
@@ -232,7 +234,7 @@ class _FromLake:
 class _OwnScopes:
     """The scopes of the account, as of the last time that Rucio said so."""
 
-    def __init__(self, registry: RucioRegistry) -> None:
+    def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._known: dict[Identity, Sequence[str]] = {}
         self._asked_at = float("-inf")
@@ -240,13 +242,15 @@ class _OwnScopes:
 
     async def known(self, who: Identity) -> Sequence[str]:
         async with self._asking:
-            now = trio.current_time()
-            if who not in self._known or now - self._asked_at > _SCOPES_TTL:
-                try:
-                    self._known[who] = await self._registry.own_scopes(who)
-                except RucioFsError as exc:
-                    if who not in self._known:
-                        raise
-                    log.info("the scopes of before still count: %s", exc)
-                self._asked_at = now
+            age = trio.current_time() - self._asked_at
+            if who not in self._known:
+                self._known[who] = await self._registry.own_scopes(who)
+                self._asked_at = trio.current_time()
+            elif age > _SCOPES_TTL:
+                with trio.move_on_after(_SCOPES_PATIENCE):
+                    try:
+                        self._known[who] = await self._registry.own_scopes(who)
+                    except RucioFsError as exc:
+                        log.info("the scopes of before still count: %s", exc)
+                self._asked_at = trio.current_time()
             return self._known[who]

@@ -7,6 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from rucio_fs.errors import QuotaExceeded, Unreachable
+from rucio_fs.saving import _OwnScopes
 from rucio_fs.uploads.admission import Admission
 from tests.fake_registry import FakeRegistry
 from tests.fakes import MY, FakeCatalogue
@@ -69,3 +70,21 @@ async def test_nothing_is_asked_where_nothing_is_named(registry: FakeRegistry) -
     await admission.look()
     admission.check("s/f")
     assert registry.calls.total() == 0
+
+
+async def test_the_scopes_of_before_count_while_rucio_hangs(
+    autojump_clock: MockClock, registry: FakeRegistry
+) -> None:
+    registry.lake.file("s:f")
+    scopes = _OwnScopes(registry)
+    assert "s" in await scopes.known(MY)
+    await trio.sleep(100)
+    registry.blocked = trio.Event()
+    began = trio.current_time()
+    for _ in range(20):
+        assert "s" in await scopes.known(MY)
+    assert trio.current_time() - began <= 5
+    await trio.sleep(100)
+    registry.blocked = None
+    registry.lake.file("t:f")
+    assert "t" in await scopes.known(MY)
