@@ -167,6 +167,8 @@ def translate(exc: Exception, asked: str, host: str) -> RucioFsError:
         return UsageError(one_line(str(exc)))  # a certificate or key; requests gives no errno
     if isinstance(exc, OSError):
         return Unreachable(f"{host} {_reason(exc)} ({asked})")
+    if isinstance(exc, StopIteration):  # rucio-clients take the next row, and there is none
+        return Unreachable(f"{host} sends an empty answer ({asked})")
     if isinstance(exc, KeyError | TypeError | ValueError):  # rows without what rows have
         return Unreachable(f"{host} sends what is not understood: {exc!r} ({asked})")
     raise exc

@@ -20,6 +20,8 @@ from rucio_fs.errors import NoReplica, NotFound, NotOffered, Refused, TooSlow, U
 if TYPE_CHECKING:
     from rucio_fs.catalogue.client import RucioClient
 
+_DOTS = (".", "..")  # names that a URL cannot end in: it would be another one
+
 
 class RucioCatalogue:
     """A `base.Catalogue` over rucio-clients.
@@ -85,11 +87,14 @@ class RucioCatalogue:
         return await self.asking.ask(who, str(did), question)
 
     async def info(self, who: Identity, did: DID) -> DIDInfo:
-        if not _fits_header(did.name):
+        def question(client: RucioClient) -> DIDInfo:
+            if did.name in _DOTS:
+                return _infos([did], client)[did]
+            return rows.did_info(client.get_metadata(*did))
+
+        if not _fits_header(did.name) or did.name in _DOTS:
             await self._require(who, did)
-        return await self.asking.ask(
-            who, str(did), lambda client: rows.did_info(client.get_metadata(*did))
-        )
+        return await self.asking.ask(who, str(did), question)
 
     async def infos(self, who: Identity, dids: Sequence[DID]) -> Mapping[DID, DIDInfo]:
         if len(dids) > BULK_LIMIT:

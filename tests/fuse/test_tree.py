@@ -313,7 +313,9 @@ def test_a_digest_tells_the_name_it_stands_for(mount: Mount, scope: str) -> None
     assert mount.xattr("name", *way) == TOO_LONG
 
 
-@pytest.mark.parametrize("filename", ["%41", "%2f", "%", "a%", "%zz", "x%2", "%00", "a:b:c"])
+@pytest.mark.parametrize(
+    "filename", ["%41", "%2f", "%", "a%", "%zz", "x%2", "%00", "a:b:c", "%2E", "%2E%2E"]
+)
 def test_a_name_that_stands_for_no_did_is_enoent(mount: Mount, filename: str) -> None:
     assert _errno(mount, "lab", filename) == "ENOENT"
     assert _errno(mount, "lab", "mixed", filename) == "ENOENT"

@@ -45,6 +45,19 @@ async def test_a_whole_listing(server: Server, make: Make, whole: bytes) -> None
     assert server.count(PATH) == 1
 
 
+async def test_an_answer_about_one_did_is_not_empty(server: Server, make: Make) -> None:
+    whole = {
+        "scope": "s", "name": "set", "did_type": "DATASET", "is_open": True, "bytes": None,
+        "length": None, "account": "root", "created_at": "2026-01-01T00:00:00",
+        "updated_at": "2026-01-01T00:00:00",
+    }  # fmt: skip
+    server.on("/dids/s/set/meta", answer(b"", kind=STREAM), stream(whole))
+    assert (await make().info(MY, SET)).did == SET
+    server.on("/dids/s/set/meta", answer(b"", kind=STREAM))
+    with pytest.raises(Unreachable, match="sends an empty answer"):
+        await make().info(MY, SET)
+
+
 async def test_an_empty_listing(server: Server, make: Make) -> None:
     server.on(PATH, answer(b"", kind=STREAM))
     assert len(await make().content(MY, SET)) == 0

@@ -123,6 +123,7 @@ POOL = urllib3.HTTPConnectionPool("rucio.example")
         (OSError(28, "No space left"), errors.Unreachable, "No space"),
         (FileNotFoundError(2, "No such file", "ca.pem"), errors.UsageError, "ca.pem"),
         (KeyError("did_type"), errors.Unreachable, "did_type"),
+        (StopIteration(), errors.Unreachable, "sends an empty answer"),
         (exception.MissingClientParameter("no account"), errors.UsageError, "no account"),
         (exception.RucioException("?"), errors.Refused, "sky:x"),
         (errors.LoginFailed("token expired"), errors.LoginFailed, "token expired"),
