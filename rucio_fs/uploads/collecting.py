@@ -27,7 +27,7 @@ KEPT = "user.rucio-fs."
 
 # What programs leave behind for a moment, or that means nothing elsewhere.
 _PASSING = (".nfs", ".fuse_hidden", ".~lock.")
-_PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)  # say nothing of it
+_PASSING_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # say nothing of it
 _LONGEST_OPTIONS = 1 << 16  # bytes of a .rucio-upload.toml
 _LONGEST_METADATA = 1 << 20  # bytes of a sidecar
 _DEEPEST_METADATA = 32  # objects and lists in one another; json itself gives up at some hundred
