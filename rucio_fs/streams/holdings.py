@@ -9,6 +9,7 @@ from math import inf
 from rucio_fs.diskcache.entry import Entry
 from rucio_fs.sources.base import Data
 from rucio_fs.sources.pagecache import LARGEST_READ
+from rucio_fs.streams.judging import CACHE
 from rucio_fs.streams.pieces import Piece
 
 _scratch = memoryview(mmap.mmap(-1, LARGEST_READ))  # fresh memory costs more than the copy
@@ -45,8 +46,11 @@ class Holdings:
         return [piece for piece in self.pieces if piece.start < end and piece.end > start]
 
     def rses(self, start: int, end: int) -> set[str]:
-        """Whose bytes the pieces of a range have."""
-        return {rse for piece in self.between(start, end) for rse in piece.rses}
+        """Whose bytes are at hand of a range, which is all here; what is on disk is `CACHE`'s."""
+        pieces = self.between(start, end)
+        in_memory = sum(min(end, one.end) - max(start, one.start) for one in pieces)
+        rses = {rse for piece in pieces for rse in piece.rses}
+        return rses if in_memory == end - start else {*rses, CACHE}
 
     def is_on_disk(self, piece: Piece) -> bool:
         return self.entry is not None and self.entry.stored.covers(piece.start, piece.end)

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from rucio_fs import checksums
 from rucio_fs.diskcache.segments import Segment, Segments
 
+CACHE = "the cache"
+"""Stands among RSEs for bytes that were received before: nobody knows of which RSE they are."""
+
 
 class Judge:
     """Collects the checksums of a file's ranges until they make up the whole.
@@ -23,11 +26,11 @@ class Judge:
         *,
         is_right: bool = False,
     ) -> None:
-        self.rses: frozenset[str] = frozenset()  # whose bytes were received
         self.forgotten = 0  # bytes, received and then in doubt
         self._size = size
         self._wanted = checksums.parse(adler32)
         self._received = Segments(known)
+        self.rses = frozenset({CACHE} if self._received.nbytes else ())  # whose bytes were received
         # What is still missing is fetched, and was not compared.
         self.is_right = is_right and self._received.nbytes == size
         self.is_right |= self._wanted is not None and self._found() == self._wanted

@@ -68,7 +68,7 @@ class Proof:
 
     @property
     def rses(self) -> frozenset[str]:
-        """Whose bytes were received."""
+        """Whose bytes were received, with `CACHE` for those that were there before."""
         return self._judge.rses
 
     def begin_anew(self) -> None:

@@ -21,6 +21,7 @@ from rucio_fs.streams import buffers
 from rucio_fs.streams.candidates import Candidates
 from rucio_fs.streams.comparing import difference
 from rucio_fs.streams.holdings import Holdings
+from rucio_fs.streams.judging import CACHE
 from rucio_fs.streams.pieces import Piece, aligned
 from rucio_fs.streams.proof import Proof
 from rucio_fs.streams.reader import StreamSource
@@ -338,7 +339,8 @@ class Stream:
     def _throw_away(self, words: str) -> RucioFsError:
         """The file is whole, and wrong."""
         rses = self._proof.rses
-        message = f"{self.file.did} from {', '.join(sorted(rses)) or 'the cache'}: {words}"
+        message = f"{self.file.did} from {', '.join(sorted(rses))}: {words}"
+        # Where the cache is among them, it need not be who gave the rest: nobody is ruled out.
         self.candidates.spoiled(rses, words)
         self._proof.begin_anew()
         self.end()
@@ -353,7 +355,7 @@ class Stream:
             for reader in self._readers:
                 reader.error = Corrupt(f"{message}; what was read is wrong: open it again")
         self._has_given = False
-        self._shared.on_wrong(self.file, message, rses)
+        self._shared.on_wrong(self.file, message, rses - {CACHE})
         return Unreachable(f"{message}; it is fetched again")
 
     async def _empty(self, entry: Entry, writing: Sequence[Piece]) -> None:

@@ -17,6 +17,7 @@ from rucio_fs.did import DID, FileReplicas
 from rucio_fs.diskcache.segments import Segment
 from rucio_fs.diskcache.store import Store
 from rucio_fs.streams.holdings import Holdings
+from rucio_fs.streams.judging import CACHE
 from rucio_fs.streams.pieces import Piece
 
 SIZE = 1000
@@ -87,6 +88,17 @@ async def test_from_disk(bench: Bench) -> None:
         assert await bench.has(offset, end)
     for offset, end in [(99, 101), (199, 201), (100, 400), (200, 300)]:
         assert not await bench.has(offset, end)
+
+
+async def test_whose_bytes_they_are(bench: Bench) -> None:
+    await bench.begin((100, 200), (300, 400))
+    bench.piece(200, 250).rses.add("A")
+    bench.piece(250, 300).rses.add("B")
+    assert bench.holdings.rses(200, 250) == {"A"}
+    assert bench.holdings.rses(240, 260) == {"A", "B"}
+    assert bench.holdings.rses(150, 210) == {"A", CACHE}
+    assert bench.holdings.rses(299, 301) == {"B", CACHE}
+    assert bench.holdings.rses(100, 200) == {CACHE}
 
 
 async def test_across_memory_and_disk(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rucio_fs.checksums import adler32
 from rucio_fs.diskcache.segments import Segment, Segments
-from rucio_fs.streams.judging import Judge
+from rucio_fs.streams.judging import CACHE, Judge
 
 SIZE = 100
 DATA = bytes((i * 37 + 5) & 0xFF for i in range(SIZE))
@@ -121,6 +121,15 @@ def test_a_judge_does_not_touch_what_it_was_shown() -> None:
     one.receive(segment(60, SIZE), ["A"])
     one.begin_anew()
     assert stored.nbytes == 60
+
+
+def test_of_what_was_known_before_nobody_knows_whose_it_is() -> None:
+    one = judge((0, 60))
+    one.receive(segment(60, SIZE, BAD), ["A"])
+    assert one.rses == {"A", CACHE}
+    one.begin_anew()
+    one.receive(segment(0, SIZE), ["A"])
+    assert one.rses == {"A"}
 
 
 # --- what is fetched again -----------------------------------------------------------------------

@@ -1363,6 +1363,29 @@ async def test_what_was_given_is_compared_also_after_the_cache_is_cleared(
     await bench.settled()
 
 
+async def test_wrong_bytes_of_the_cache_are_not_blamed_on_who_gave_the_rest(
+    make_bench: MakeBench, near: Storage, tmp_path: Path
+) -> None:
+    """It is fetched once more, also from the only replica that there is."""
+    store = store_at(tmp_path)
+    data = noise(128 * KIB)
+    bench = make_bench(store=store, window=0)
+    file = bench.put(data, near)
+    near.files["/f"] = data[:5] + b"?" + data[6:]
+    source = await bench.open(file)
+    await source.read(0, 64 * KIB)
+    source.close()
+    await bench.settled()
+    near.files["/f"] = data  # it was repaired
+    bench = make_bench(store=store)  # the next mount
+    source = await bench.open(file)
+    assert bytes(await source.read(0, len(data))) == data
+    ((_, message),) = bench.wrong
+    assert message.startswith("s:f from RSE0, the cache: the file has adler32 ")
+    source.close()
+    await bench.settled()
+
+
 # --- what the kernel keeps -----------------------------------------------------------------------
 
 
