@@ -66,6 +66,8 @@ class Entry:
         self._pages = PageCache(fd)
         self._generation = 0
         self._is_full_of_old = False
+        self._is_map_wrong = False  # the one on disk names what was dropped since
+        self._is_unsaved = False  # the last attempt failed, and was told
 
     def __repr__(self) -> str:
         return f"<Entry of {self.file.did}: {self.stored.nbytes} of {self.file.size} bytes>"
@@ -177,14 +179,18 @@ class Entry:
         async with self._changing:
             if not self.is_dirty or self._fd < 0:
                 return
-            self.is_dirty = False
-            found = self._map()
+            found, is_wrong = self._map(), self._is_map_wrong
+            self.is_dirty = self._is_map_wrong = False
             try:
-                nbytes = await in_thread(lambda: self._save(found))
+                nbytes = await in_thread(lambda: self._save(found, is_wrong))
             except OSError as exc:
-                log.warning("%s is forgotten with the mount: %s", self._map_path, exc.strerror)
+                self.is_dirty, self._is_map_wrong = True, self._is_map_wrong or is_wrong
+                if not self._is_unsaved:  # it is tried again every few seconds
+                    log.warning("%s is forgotten with the mount: %s", self._map_path, exc.strerror)
+                self._is_unsaved = True
             else:
                 self.occupied = Occupied(self.occupied.data, -(-nbytes // 4096) * 4096)
+                self._is_unsaved = False
 
     async def prove(self) -> int:
         """Read all that is stored and drop what is not what was written; bytes dropped."""
@@ -288,7 +294,7 @@ class Entry:
             log.warning("%s: bytes from %d on were damaged in the cache, and are fetched again",
                         self.file.did, segment.start)  # fmt: skip
             self.stored.remove(segment)
-            self.is_whole, self.is_dirty = False, True
+            self.is_whole, self.is_dirty, self._is_map_wrong = False, True, True
         return True
 
     def _lose(self, error: OSError) -> None:
@@ -315,9 +321,15 @@ class Entry:
             return exc
         return None
 
-    def _save(self, found: maps.Map) -> int:
+    def _save(self, found: maps.Map, is_wrong: bool) -> int:
+        """Replace the map, which *is_wrong* if it names what is damaged; return its bytes."""
         if found.segments:
-            return maps.write(self._map_path, found)
+            try:
+                return maps.write(self._map_path, found)
+            except OSError:
+                if is_wrong:  # rather none than one that is not true
+                    self._map_path.unlink(missing_ok=True)
+                raise
         self._map_path.unlink(missing_ok=True)
         return 0
 

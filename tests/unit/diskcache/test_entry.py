@@ -733,6 +733,40 @@ async def test_a_map_that_cannot_be_saved_costs_the_next_mount_the_file(
     assert caches.open().cached_bytes(FILE.file) == 0
 
 
+async def test_a_map_that_cannot_be_saved_is_saved_later(
+    store: Store, caches: Caches, monkeypatch: pytest.MonkeyPatch, warned: list[str]
+) -> None:
+    entry = await used(store, FILE)
+    await keep(store, entry, FILE)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", broken(errno.ENOSPC))
+        for _ in range(3):
+            await entry.save()
+    assert len(warned) == 1, "it is told once"
+    await entry.save()
+    caches.kill(store)
+    assert caches.open().cached_bytes(FILE.file) == SIZE
+
+
+async def test_a_map_that_names_what_is_damaged_does_not_outlast_that(
+    store: Store, caches: Caches, monkeypatch: pytest.MonkeyPatch, warned: list[str]
+) -> None:
+    """Also where there is no room for another one, and the mount is killed then."""
+    await put(store, FILE, (0, 100_000), (200_000, SIZE))
+    entry = await used(store, FILE)
+    damage(entry.path, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(maps, "write", broken(errno.ENOSPC))
+        assert await entry.prove() == 100_000
+    assert await is_right(entry, FILE, [(200_000, SIZE)]), "this mount has the rest"
+    caches.kill(store)
+    store = caches.open()
+    entry = await used(store, FILE)
+    assert await right_bytes(entry, FILE) == 0
+    await store.give_back(entry)
+    assert len(warned) == 2
+
+
 async def test_closing_waits_for_who_changes_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
