@@ -179,7 +179,7 @@ class Opener:
         tells why the last read failed.
         """
         file = (await self._catalogue.replicas(who, did, max_age=self._now_ttl)).value
-        file, decision = await self._decided(who, file)
+        file, decision = await self._decided(who, file, self._now_ttl)
         error: RucioFsError | None = None
         damage: RucioFsError | None = None
         fallback: tuple[Replica, ...] = ()
@@ -198,14 +198,19 @@ class Opener:
             error = refusal(file, decision, self._site)
         return Prospect(file, decision, error, damage, fallback)
 
-    async def _decided(self, who: Identity, file: FileReplicas) -> tuple[FileReplicas, Decision]:
-        """What is to be done for *file*, with the replicas in a form that suits it."""
+    async def _decided(
+        self, who: Identity, file: FileReplicas, max_age: float | None = None
+    ) -> tuple[FileReplicas, Decision]:
+        """What is to be done for *file*, with the replicas in a form that suits it.
+
+        What has to be asked for that is at most *max_age* (s) old, where that is said.
+        """
         decision = decide(file, self._site, self._policy)
         if self._policy.streams and isinstance(decision, Bring | Elsewhere):
             # Rucio names one PFN for each RSE; its best may be one that is not read over HTTP.
-            over_http = (await self._catalogue.replicas_over(who, file.did, SCHEMES)).value
-            if streamable(over_http):
-                file = replace(file, replicas=over_http.replicas)
+            over_http = await self._catalogue.replicas_over(who, file.did, SCHEMES, max_age=max_age)
+            if streamable(over_http.value):
+                file = replace(file, replicas=over_http.value.replicas)
                 decision = decide(file, self._site, self._policy)
         return file, decision
 
@@ -247,10 +252,12 @@ class Opener:
                         await trio.sleep(_SETTLING)
                         max_age = 0.0
                     # Replicas move.  Before this is said to a user it has to be true of now.
-                    now = await self._catalogue.replicas(who, did, max_age=max_age)
-                    if not tries_left or (now.value == known and not was_brought):
-                        return await self._elsewhere(who, now.value, exc, caller, through)
-                    known = now.value
+                    now = (await self._catalogue.replicas(who, did, max_age=max_age)).value
+                    _, news = await self._decided(who, now, max_age)
+                    is_news = was_brought or (now, news) != (known, decision)
+                    if not tries_left or not is_news:
+                        return await self._elsewhere(who, now, exc, caller, through)
+                    known = now
                     continue
             known = (await self._catalogue.replicas(who, did, max_age=max_age)).value
         raise NotYetHere(
@@ -297,7 +304,7 @@ class Opener:
 
         async def of_now() -> FileReplicas:
             now = (await self._catalogue.replicas(who, did, max_age=self._now_ttl)).value
-            return (await self._decided(who, now))[0]
+            return (await self._decided(who, now, self._now_ttl))[0]
 
         async def stream() -> StreamSource:
             return await streams.open(who, file, decision.replicas, of_now)

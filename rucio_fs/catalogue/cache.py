@@ -127,13 +127,14 @@ class CachedCatalogue:
         )
 
     async def replicas_over(
-        self, who: Identity, did: DID, schemes: Sequence[str]
+        self, who: Identity, did: DID, schemes: Sequence[str], *, max_age: float | None = None
     ) -> Known[FileReplicas]:
         """As `replicas`, with PFNs of some schemes only."""
         return await self._memory.ask(
             ("replicas", who, tuple(schemes), did),
             lambda: self._inner.replicas_over(who, did, schemes),
             lambda file: Worth(self._config.replicas_ttl, _size_of_replicas(file)),
+            max_age,
         )
 
     async def declare_suspicious(self, who: Identity, did: DID, rse: str, reason: str) -> None:
