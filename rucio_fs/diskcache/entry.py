@@ -98,7 +98,7 @@ class Entry:
                 await self._prove(doubtful)
                 if generation != self._generation or not self.stored.covers(offset, offset + size):
                     return None
-            data = await in_thread(lambda: self._pread(offset, size))
+            data = await self._read(offset, size)
         except OSError as exc:
             self._lose(exc)
             return None
@@ -282,7 +282,7 @@ class Entry:
     async def _prove(self, segment: Segment) -> bool:
         """Drop *segment* if it is damaged; False if it has changed meanwhile: then look again."""
         generation = self._generation
-        data = await in_thread(lambda: self._pread(segment.start, segment.end - segment.start))
+        data = await self._read(segment.start, segment.end - segment.start)
         if generation != self._generation:
             return True
         if self.stored.at(segment.start) != segment:
@@ -296,6 +296,10 @@ class Entry:
             self.stored.remove(segment)
             self.is_whole, self.is_dirty, self._is_map_wrong = False, True, True
         return True
+
+    async def _read(self, offset: int, size: int) -> bytes:
+        """From the disk; a caller who is cancelled does not wait for one that hangs."""
+        return await in_thread(lambda: self._pread(offset, size), may_be_left=True)
 
     def _lose(self, error: OSError) -> None:
         log.warning("%s cannot be read from the cache: %s", self.file.did, error.strerror)

@@ -11,6 +11,9 @@ T = TypeVar("T")
 _threads = trio.CapacityLimiter(8)
 
 
-async def in_thread(call: Callable[[], T]) -> T:
-    """What *call* returns, or raises; it runs to its end also if the caller is cancelled."""
-    return await trio.to_thread.run_sync(call, limiter=_threads)
+async def in_thread(call: Callable[[], T], *, may_be_left: bool = False) -> T:
+    """What *call* returns, or raises; it runs to its end also if the caller is cancelled.
+
+    The caller waits for that end unless it *may_be_left*, as what only reads may be.
+    """
+    return await trio.to_thread.run_sync(call, abandon_on_cancel=may_be_left, limiter=_threads)

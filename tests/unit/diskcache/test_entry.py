@@ -196,6 +196,25 @@ async def test_what_is_emptied_during_a_read_is_not_read(
     await store.give_back(entry)
 
 
+@pytest.mark.parametrize("is_doubtful", [False, True])
+async def test_who_gives_up_reading_does_not_wait_for_the_disk(
+    store: Store, monkeypatch: pytest.MonkeyPatch, is_doubtful: bool
+) -> None:
+    entry = await used(store, FILE)
+    await keep(store, entry, FILE)
+    if is_doubtful:
+        entry._doubtful.add(0)
+    stopped = Stopped(monkeypatch, os, "pread")
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(entry.read, 0, 1000)
+            await stopped.came.wait()
+            nursery.cancel_scope.cancel()
+    stopped.go()
+    assert await is_right(entry, FILE, [(0, 1000)])
+    await store.give_back(entry)
+
+
 async def test_an_entry_that_is_closed_reads_nothing(store: Store, tmp_path: Path) -> None:
     """Its descriptor is somebody else's by then."""
     entry = await used(store, FILE)

@@ -1174,6 +1174,40 @@ async def test_a_disk_that_gives_nothing(
     await bench.settled()
 
 
+async def test_a_disk_that_hangs_holds_no_read_beyond_its_deadline(
+    make_bench: MakeBench, near: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench(store=store_at(tmp_path), deadline=0.3)
+    data = noise(MIB)
+    file = bench.put(data, near)
+    source = await bench.open(file)
+    assert await read_all(source) == data
+    source.close()
+    await bench.settled()
+    answers = threading.Event()
+    pread = os.pread
+
+    def hangs(*args: Any) -> bytes:
+        answers.wait(20)
+        return pread(*args)
+
+    def nothing(*args: Any) -> int:
+        raise BlockingIOError  # not in the page cache
+
+    source = await bench.open(file)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", hangs)
+        patch.setattr(os, "preadv", nothing)
+        try:
+            with trio.fail_after(5):
+                await fails(source, 0, 1000, TooSlow)
+        finally:
+            answers.set()
+    assert await read_all(source) == data
+    source.close()
+    await bench.settled()
+
+
 async def test_wrong_bytes_are_not_kept(
     make_bench: MakeBench, near: Storage, far: Storage, tmp_path: Path
 ) -> None:
