@@ -130,7 +130,9 @@ class RuleKeeper:
                 delivery = self.board.get(who, did) or self._dispatcher.start(
                     who, did, DIDType.FILE, through=through
                 )
-                await self._wait(delivery, caller, began + wait - trio.current_time())
+                # The end of a wait and the news that end it can come in the same moment.
+                left = max(0.0, began + wait - trio.current_time())
+                await self._wait(delivery, caller, left)
             return
         delivery.interest_at = trio.current_time()  # who does not wait comes again
         self._watcher.hurry()

@@ -14,10 +14,11 @@ from rucio_fs.errors import (
     NotForScanners,
     NotYetHere,
     QuotaExceeded,
+    RuleGone,
     TooManyWaiting,
     Unreachable,
 )
-from rucio_fs.rules.delivery import State
+from rucio_fs.rules.delivery import Delivery, State
 from tests.fake_rules import TERMS, FakeRules
 from tests.fakes import MY
 from tests.unit.rules.conftest import WAIT, Bench, Make
@@ -54,6 +55,30 @@ async def test_what_has_come_meanwhile_needs_no_rule(clock: MockClock, bench: Be
     await bench.open(file)
     assert bench.rules.calls == {"states_at": 1}
     assert bench.arrived == [file], "whoever remembers where it was asks again"
+
+
+async def test_a_rule_that_is_found_gone_when_the_wait_is_over(
+    clock: MockClock, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was gone before; there is no time left to wait for another one."""
+    file = bench.file()
+    bench.start(file)
+    await trio.sleep(5)
+    wait = bench.keeper._wait
+    waits: list[float] = []
+
+    async def late(delivery: Delivery, caller: Caller, seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) > 1:
+            return await wait(delivery, caller, seconds)
+        await trio.sleep(seconds + 0.001)
+        delivery.seen_at = float("-inf")
+        raise RuleGone("nobody had noticed")
+
+    monkeypatch.setattr(bench.keeper, "_wait", late)
+    with pytest.raises(NotYetHere):
+        await bench.open(file, wait=1.0)
+    assert waits == [1.0, 0.0]
 
 
 async def test_a_wait_ends_in_time_and_says_how_far_it_is(clock: MockClock, bench: Bench) -> None:
