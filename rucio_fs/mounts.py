@@ -63,7 +63,7 @@ def parse(mountinfo: str) -> list[Mount]:
     Source: proc_pid_mountinfo(5); blank, tab, newline and backslash are octal escapes in it.
     """
     mounts = []
-    for line in mountinfo.splitlines():
+    for line in mountinfo.split("\n"):  # str.splitlines knows line ends that the kernel does not
         left, _, right = line.partition(" - ")
         before, after = left.split(" "), right.split(" ")
         if len(before) >= 6 and len(after) >= 2:

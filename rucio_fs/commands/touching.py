@@ -270,7 +270,7 @@ def release(place: Place) -> dict[str, Any]:
             raise Failure(f"Rucio does not let this account delete rules; {rule} {stays}") from exc
         if exc.errno != errno.ECANCELED:  # the rule has just gone, which is what was asked for
             raise
-    lines = map(json.loads, events(told, offset=offset)["text"].splitlines())
+    lines = map(json.loads, filter(None, events(told, offset=offset)["text"].split("\n")))
     rules = sum(one["event"] == "released" and one["did"] == did for one in lines)
     return {"did": did, "rule_id": rule_id, "state": place.words("state"), "rules": rules}
 

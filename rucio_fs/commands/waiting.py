@@ -208,7 +208,7 @@ class Waiting:
         mount.offset = found["offset"]
         if mount.asks_again:
             self._ask_events(mount)
-        heard = [event for event in map(_event, found["text"].splitlines()) if event is not None]
+        heard = [event for event in map(_event, found["text"].split("\n")) if event is not None]
         self._news |= {str(event["did"]): event for event in heard}
         for event in heard:
             for target in self._targets:

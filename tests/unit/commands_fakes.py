@@ -75,7 +75,7 @@ class FakeMount:
         """Write an event, and change the progress to suit."""
         self.show(name, state=state, error=facts.get("error"))
         event = {"time": "t", "event": state.lower(), "did": f"s:{name}", "state": state, **facts}
-        self.files[f"{TOP}/.rucio/events"] += json.dumps(event).encode() + b"\n"
+        self.files[f"{TOP}/.rucio/events"] += json.dumps(event, ensure_ascii=False).encode() + b"\n"
 
     def at(self, time: float, happen: Callable[[], None]) -> None:
         self._plan.append((time, happen))

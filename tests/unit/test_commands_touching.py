@@ -140,6 +140,13 @@ def test_release(mount: FakeMount) -> None:
     )
 
 
+def test_a_rule_of_a_name_with_what_some_take_for_a_line_end_is_released(mount: FakeMount) -> None:
+    mount.add("a\u2028b")
+    event = json.dumps({"event": "released", "did": "s:a\u2028b"}, ensure_ascii=False)
+    mount.release["a\u2028b"] = event.encode() + b"\n"
+    assert ask(mount, "release", f"{TOP}/s/a\u2028b")["found"]["rules"] == 1
+
+
 def test_a_rule_that_has_just_gone_is_released(mount: FakeMount) -> None:
     mount.add("f", refuses={"release": errno.ECANCELED})
     assert ask(mount, "release", f"{TOP}/s/f")["found"]["did"] == "s:f"

@@ -82,6 +82,13 @@ def test_a_file_that_is_here_is_known_without_a_look(mount: FakeMount) -> None:
     assert (mount.time, mount.looks) == (0, [])
 
 
+def test_a_name_with_what_some_take_for_a_line_end_is_heard_of(mount: FakeMount) -> None:
+    name = "a\u2028b\x85c"
+    mount.add(name, on_request=lambda mount: mount.tell(name, "AVAILABLE"))
+    assert get(mount, name) == 0
+    assert (mount.time, mount.looks) == (0, [])
+
+
 def test_without_events_looks_find_out(mount: FakeMount) -> None:
     del mount.files[f"{TOP}/.rucio/events"]
     mount.add("f")
