@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from rucio_fs.errors import RucioFsError
+from rucio_fs.errors import RucioFsError, Unreachable
 from rucio_fs.streams.buffers import SMALLEST
 
 
@@ -31,6 +31,7 @@ class Piece:
         self.used_at = 0
         self.is_done = False
         self.is_cancelled = False
+        self.is_void = False
         self.error: RucioFsError | None = None
         self.rses: set[str] = set()  # whose bytes it has
         self.scope = trio.CancelScope()
@@ -53,7 +54,7 @@ class Piece:
 
     def has(self, end: int) -> bool:
         """Whether the bytes up to *end* are in."""
-        return self.start + self.got >= end
+        return self.start + self.got >= end and not self.is_void
 
     def view(self, start: int, end: int) -> memoryview:
         return self.buffer[start - self.start : end - self.start]
@@ -78,6 +79,12 @@ class Piece:
         self.error = error
         self.is_done = True
         self._tell()
+
+    def void(self) -> None:
+        """Its bytes are wrong, or may be: nobody is given them, also not who was just told."""
+        self.is_void = True
+        if self.is_done:
+            self.finish(Unreachable("its bytes are wrong"))
 
     def cancel(self) -> None:
         """Nobody wants it any more: the thread ends as soon as it notices."""

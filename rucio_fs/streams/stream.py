@@ -343,6 +343,8 @@ class Stream:
         # Where the cache is among them, it need not be who gave the rest: nobody is ruled out.
         self.candidates.spoiled(rses, words)
         self._proof.begin_anew()
+        for piece in self._holdings.pieces:
+            piece.void()  # also what is on its way, until that has come to its end
         self.end()
         # Those that are being written to the cache give their memory back after that.
         writing = [one for one in self._holdings.pieces if one.is_done]

@@ -281,3 +281,24 @@ def test_ranges_are_aligned_and_inside_the_file(start: int, length: int, rest: i
     assert last % SMALLEST == 0 or last == size
     assert start - first < SMALLEST
     assert last - end < SMALLEST
+
+
+async def test_bytes_that_are_wrong_are_given_to_nobody() -> None:
+    """Also not to who was told a moment ago that they are here."""
+    one = piece()
+    heard: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await one.until(END)
+        except Unreachable as exc:
+            heard.append(str(exc))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        one.got = len(one)
+        one.finish()
+        one.void()
+    assert heard == ["its bytes are wrong"]
+    assert not one.has(START + 1)

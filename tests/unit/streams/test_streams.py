@@ -340,6 +340,10 @@ async def test_closing_in_the_middle_ends_what_is_on_its_way(
     for offset in range(0, 384 * KIB, 128 * KIB):
         await source.read(offset, 128 * KIB)
     await until(near, lambda found: any(highest(one) >= 512 * KIB for one in found.ranges))
+    await until(
+        near,
+        lambda found: found.finished == sum(highest(one) < 512 * KIB for one in found.ranges),
+    )
     assert bench.lent > 0
     source.close()
     with trio.fail_after(10):
