@@ -16,7 +16,7 @@ _NOTHING = "none"  # in storages.proxies and tokens: this storage is shown nothi
 
 
 def check(config: Config) -> list[str]:
-    """Refuse what names a file that does not exist; return warnings.
+    """Refuse what names a file that does not exist; return warnings, also of what it lets in.
 
     `site.roots` is not looked at: a storage that hangs would hang the command, and one that is
     mounted later is no mistake.
@@ -27,11 +27,17 @@ def check(config: Config) -> list[str]:
         if not path.exists():
             raise UsageError(f"{key} = {path} does not exist")
     # Somebody else writes tokens, and may begin after us.
-    return [
+    warnings = [
         f"{key} = {path} does not exist yet; without it storages are shown no token"
         for key, path in _tokens(config)
         if not path.exists()
     ]
+    if config.mount.allow_other and (config.scratch.enabled or config.scratch.rse is not None):
+        warnings.append(
+            "with mount.allow_other every user of this machine may read, change and remove what"
+            " lies in scratch, and upload, with the rights of this mount"
+        )
+    return warnings
 
 
 def _certificates(config: Config) -> Iterator[tuple[str, Path]]:

@@ -471,6 +471,21 @@ def test_a_token_may_come_later(tmp_path: Path) -> None:
     assert warning.startswith("storages.token_file = /nosuch does not exist yet; ")
 
 
+@pytest.mark.parametrize(
+    ("text", "is_told"),
+    [
+        ("[mount]\nallow_other = true\n[scratch]\nrse = 'A'\n", True),
+        ("[mount]\nallow_other = true\n[scratch]\nenabled = true\n", True),
+        ("[mount]\nallow_other = true\n", False),
+        ("[scratch]\nrse = 'A'\n", False),
+    ],
+)
+def test_who_lets_all_others_into_scratch_is_told(tmp_path: Path, text: str, is_told: bool) -> None:
+    assert [one.partition(" every")[0] for one in requirements.check(read(tmp_path, text))] == [
+        "with mount.allow_other"
+    ] * is_told
+
+
 def test_what_a_mount_uses_itself(tmp_path: Path) -> None:
     def own(text: str, *, in_background: bool = False) -> dict[str, str]:
         config = read(tmp_path, f"[log]\nfile = 'logs/x'\n{text}")
