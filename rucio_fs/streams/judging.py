@@ -71,6 +71,13 @@ class Judge:
         self.is_right = True
         return None
 
+    def reach(self, start: int, end: int) -> tuple[int, int]:
+        """The range that has checksums in common with one; nothing where that is not known."""
+        if self._received.missing(start, end) == [(start, end)]:
+            return start, start
+        first, last = self._received.at(start), self._received.at(end - 1)
+        return first.start if first else start, last.end if last else end
+
     def doubt(self, start: int, end: int) -> list[tuple[int, int]]:
         """A range is fetched again, and need not be what it was.
 

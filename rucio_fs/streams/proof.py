@@ -7,7 +7,8 @@ words; what becomes of that is the stream's business.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from rucio_fs import checksums
 from rucio_fs.did import FileReplicas
@@ -94,10 +95,22 @@ class Proof:
                 return words
         return None
 
+    @contextmanager
+    def kept_beside(self, start: int, end: int) -> Iterator[None]:
+        """Keep in memory, for a moment, what `doubt` of a range needs to see again."""
+        pieces = self._holdings.between(*self._judge.reach(start, end))
+        for piece in pieces:
+            piece.pins += 1
+        try:
+            yield
+        finally:
+            for piece in pieces:
+                piece.pins -= 1
+
     def doubt(self, start: int, end: int) -> None:
         """A range is about to be fetched again: all else that was given is to stay known.
 
-        At once, for its memory may be what the range is given.  What is on disk can wait.
+        What is on disk can wait for that until it is needed.
         """
         for first, last in self._judge.doubt(start, end):
             for piece in self._holdings.between(first, last):

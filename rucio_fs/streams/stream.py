@@ -207,10 +207,11 @@ class Stream:
         """Ask for a range that nobody has asked for yet; whether there is memory for it."""
         while start < end:
             stop = min(end, start + buffers.LARGEST)
-            self._proof.doubt(start, stop)
-            buffer = self._shared.buffers.take(stop - start, is_urgent=is_urgent)
+            with self._proof.kept_beside(start, stop):
+                buffer = self._shared.buffers.take(stop - start, is_urgent=is_urgent)
             if buffer is None:
                 return False
+            self._proof.doubt(start, stop)
             piece = Piece(start, stop, buffer, is_urgent=is_urgent)
             self._holdings.add(piece)
             self._shared.nursery.start_soon(self._bring, piece)

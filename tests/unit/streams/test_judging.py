@@ -145,6 +145,7 @@ def test_what_is_fetched_again_is_judged_again() -> None:
 
 def test_what_is_fetched_for_the_first_time_puts_nothing_in_doubt() -> None:
     one = judge((0, 50))
+    assert one.reach(50, SIZE) == (50, 50)
     assert one.doubt(50, SIZE) == []
     assert one.received == 50
     one.receive(segment(50, SIZE), ["A"])
@@ -162,7 +163,10 @@ def test_nothing_of_what_is_fetched_again_is_taken_as_known(
     one = judge(*((first * 10, min(SIZE, (first + count) * 10)) for first, count in known))
     end = min(SIZE, start + length)
     before = one.received
+    first, last = one.reach(start, end)
     beside = one.doubt(start, end)
+    assert first <= start
+    assert all(first <= one and other <= last for one, other in beside)
     forgotten = [(first, last) for first, last in beside if first >= end or last <= start]
     assert forgotten == beside
     assert before - one.received - sum(last - first for first, last in beside) <= length

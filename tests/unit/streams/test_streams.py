@@ -969,6 +969,22 @@ async def test_what_is_fetched_again_hides_nothing_of_what_was_given(
     source.close()
 
 
+async def test_what_there_is_no_memory_to_fetch_again_stays_known(
+    make_bench: MakeBench, near: Storage
+) -> None:
+    bench = make_bench(window=0, memory=16 * MIB)
+    data = noise(2 * MIB)
+    source = await bench.open(bench.put(data, near))
+    await source.read(0, 2 * MIB)
+    await bench.settled()
+    stream: Any = source._stream
+    stream.drop(stream._holdings.piece_at(0))
+    bench.streams._buffers.limit = 0
+    assert not stream._fetch(0, MIB, is_urgent=False)
+    assert stream._proof.is_right
+    source.close()
+
+
 async def test_a_second_pass_is_compared_as_the_first_was(
     make_bench: MakeBench, near: Storage
 ) -> None:
