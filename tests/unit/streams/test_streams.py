@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from math import inf
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lake.tls import Tls
+from rucio_fs.checksums import adler32
 from rucio_fs.config import StoragesConfig, StreamingConfig
 from rucio_fs.did import DID, FileReplicas, Identity
 from rucio_fs.diskcache.entry import Entry
@@ -31,7 +33,7 @@ from rucio_fs.errors import (
     TooSlow,
     Unreachable,
 )
-from rucio_fs.streams import connection, shared, storages
+from rucio_fs.streams import connection, fetching, shared, storages
 from rucio_fs.streams import reader as reading
 from rucio_fs.streams import streams as whole
 from rucio_fs.streams.buffers import SMALLEST
@@ -840,6 +842,34 @@ async def test_a_file_that_is_read_at_once_is_right_unnoticed(
     assert bench.streams.may_be_kept(OTHER)
 
 
+async def test_wrong_bytes_of_a_request_that_has_not_ended_are_replaced_too(
+    bench: Bench, near: Storage, far: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them are in when they show to be wrong, but its thread is not done yet."""
+    data = noise(2000)
+    file = bench.put(data, near, far)
+    wrong_ones(near)
+
+    def slowly(found: memoryview) -> int:
+        if found[:10] == data[:10]:
+            time.sleep(0.3)
+        return adler32(found)
+
+    def fault(request: Request) -> Fault:
+        if not lowest(request.range):
+            near.wait(lambda found: found.finished > 0)
+            time.sleep(0.1)  # until what was fetched ahead is taken in
+        return Fault(wrong=True)
+
+    monkeypatch.setattr(fetching, "adler32", slowly)
+    near.usual = fault
+    source = await bench.open(file)
+    assert bytes(await source.read(0, 1000)) == data[:1000]
+    assert await read_all(source) == data
+    assert len(bench.wrong) == 1
+    source.close()
+
+
 @pytest.mark.parametrize("stays_open", [False, True])
 async def test_a_longer_read_ends_before_the_last_byte(
     bench: Bench, near: Storage, far: Storage, stays_open: bool
@@ -1493,7 +1523,7 @@ async def test_it_is_kept_if_the_cache_has_it(
     for number in range(4):
         source, is_kept = await reopened(bench, file)
         assert is_kept
-        await source.read(number * MIB, 1000)
+        await source.read(number * MIB, SMALLEST)  # all of a request: what is cut is not kept
         source.close()
         if number % 2:  # else it is opened again at once
             await bench.settled()
