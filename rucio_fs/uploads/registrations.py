@@ -146,7 +146,6 @@ class Registrations:
     async def _look(self, job: Job) -> None:
         """Make records of all files of a request.  Raises: Refused, what asking Rucio raises"""
         context = self._context
-        self._forget(job)
         place = await self._place(job.request)
         scope = job.request.scope
         if not scope:
@@ -154,6 +153,7 @@ class Registrations:
             scope = lying.one_scope(scopes, EVERYBODYS)
         chosen = lying.dataset_of(job.request, scope)
         tree = await in_thread(partial(lying.find, job.request, scope))
+        self._forget(job)  # not before it is known that this one makes sense
         job.earlier = {one.lies_at: one for one in context.ledger if one.lies_at}
         for path, words in tree.troubles.items():
             self._fail(job, place, path, DID(scope, path.name), f"{path}: {words}")
