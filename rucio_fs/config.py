@@ -145,6 +145,11 @@ class ScratchConfig:
     min_free: Bytes = 2 * GIB  # of its disk, for what is still to come
     stop_timeout: Seconds = 10.0  # what is under way ends, or begins anew with the next mount
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the mount has a scratch; who names a storage for it need not say so."""
+        return self.enabled or self.rse is not None
+
 
 @dataclass(frozen=True, slots=True)
 class StoragesConfig:

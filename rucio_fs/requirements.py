@@ -32,7 +32,7 @@ def check(config: Config) -> list[str]:
         for key, path in _tokens(config)
         if not path.exists()
     ]
-    if config.mount.allow_other and (config.scratch.enabled or config.scratch.rse is not None):
+    if config.mount.allow_other and config.scratch.is_wanted:
         warnings.append(
             "with mount.allow_other every user of this machine may read, change and remove what"
             " lies in scratch, and upload, with the rights of this mount"
@@ -73,7 +73,7 @@ def own_places(config: Config, mountpoint: Path, *, in_background: bool) -> Mapp
     if config.diskcache.size and may_stream(config):
         found["diskcache.dir"] = config.diskcache.dir or default_cache(mountpoint)
     scratch = config.scratch
-    if scratch.enabled or scratch.rse is not None:
+    if scratch.is_wanted:
         if scratch.in_place:
             found["scratch.journal_dir"] = scratch.journal_dir or default_scratch(mountpoint)
         if scratch.dir is not None or not scratch.in_place:

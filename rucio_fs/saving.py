@@ -70,7 +70,7 @@ class Saving:
                 "scratch.in_place needs scratch.rse, a storage (RSE) that is mounted here, and"
                 " scratch.dir, a directory of it"
             )
-        if not scratch.enabled and scratch.rse is None:
+        if not scratch.is_wanted:
             return None
         if scratch.in_place:
             assert scratch.dir is not None, "seen above"

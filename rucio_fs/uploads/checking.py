@@ -12,6 +12,7 @@ from cachetools import TTLCache
 from rucio_fs import checksums
 from rucio_fs.did import DID, DIDInfo, DIDType, FileReplicas
 from rucio_fs.errors import NoTarget, NotYetHere, Refused, RucioFsError
+from rucio_fs.rules.verdicts import is_here
 from rucio_fs.uploads.context import Context
 from rucio_fs.uploads.looking import infos_of
 from rucio_fs.uploads.records import Record, State
@@ -60,7 +61,7 @@ class Checker:
         present = []
         for record in known:
             found = states.get(record.did)
-            if found is not None and "AVAILABLE" in found.states.values():
+            if found is not None and is_here(found.states):
                 present.append(record)
         for record in present:
             context.events.note("known", record.did, path=record.path)

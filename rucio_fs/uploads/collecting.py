@@ -151,7 +151,8 @@ def _files(
 
 def _file(tree: Path, path: str, status: os.stat_result, said: _Said, has_sidecar: bool) -> Found:
     metadata: dict[str, Any] | None = None
-    chosen, trouble, own = said.options, said.trouble, dict[str, Any]()
+    own: dict[str, Any] = {}
+    chosen, trouble = said.options, said.trouble
     try:
         own = _attributes(tree, path)
         chosen = options.merged(chosen, own)

@@ -12,8 +12,9 @@ import trio
 from cachetools import LRUCache
 
 from rucio_fs import checksums
-from rucio_fs.did import DID, FileReplicas, RuleState
+from rucio_fs.did import DID, RuleState
 from rucio_fs.errors import Denied, LoginFailed, NotFound, RucioFsError, RuleGone, Unreachable
+from rucio_fs.rules.verdicts import is_here
 from rucio_fs.uploads.context import Context
 from rucio_fs.uploads.leaving import Leaver
 from rucio_fs.uploads.pausing import backoff
@@ -66,8 +67,9 @@ class Confirmer:
         context = self._context
         unknown: set[Record] = set()
         found = await context.catalogue.replicas_of(context.who, [one.did for one in records])
-        listed = [one for one in records if _is_available(found.get(one.did))]
-        for rse, some in by([one for one in records if one not in listed], _rse).items():
+        listed = [one for one in records if one.did in found and is_here(found[one.did].states)]
+        unlisted = [one for one in records if one not in listed]
+        for rse, some in by(unlisted, lambda record: record.rse).items():
             # What can be read is listed: not what lies at an RSE that is closed for reading.
             try:
                 states = await context.rules.states_at(context.who, [one.did for one in some], rse)
@@ -78,7 +80,7 @@ class Confirmer:
                 unknown.update(some)
                 continue
             for record in some:
-                if "AVAILABLE" not in states.get(record.did, {}).values():
+                if not is_here(states.get(record.did, {})):
                     self._replica_lost(record)
         for record in listed:
             known = found[record.did]
@@ -149,7 +151,7 @@ class Confirmer:
         for record in records:
             if record.is_stopped:
                 continue
-            if "AVAILABLE" in states.get(record.did, {}).values():
+            if is_here(states.get(record.did, {})):
                 if await self._may_go(record):
                     self._done(record)
             else:
@@ -230,11 +232,3 @@ class Confirmer:
             if record.error != error and record.state is State.RULED and not record.is_stopped:
                 record.error = error
                 self._context.ledger.journal.put(record)
-
-
-def _is_available(file: FileReplicas | None) -> bool:
-    return file is not None and "AVAILABLE" in file.states.values()
-
-
-def _rse(record: Record) -> str:
-    return record.rse

@@ -19,6 +19,7 @@ import trio
 from rucio_fs import checksums
 from rucio_fs.catalogue.base import BULK_LIMIT
 from rucio_fs.errors import RucioFsError
+from rucio_fs.rules.verdicts import is_here
 from rucio_fs.uploads.context import Context
 from rucio_fs.uploads.journal import in_thread
 from rucio_fs.uploads.records import Record, State
@@ -137,7 +138,7 @@ class GivingUp:
             one
             for one in records
             if (known := found.get(one.did)) is not None
-            and "AVAILABLE" in known.states.values()
+            and is_here(known.states)
             and known.size == one.size
             and checksums.is_same(known.adler32, one.adler32)
         ]

@@ -12,23 +12,12 @@ from rucio_fs.config import StoragesConfig
 from rucio_fs.streams.answers import Range
 from rucio_fs.streams.failures import Failure, Unauthorized, Untrusted
 from rucio_fs.streams.pool import Pool
-from rucio_fs.webdav.addresses import Address, address
 from rucio_fs.webdav.credentials import Credentials
 from tests.unit.streams.conftest import MakeStorage, noise
 from tests.unit.streams.storage_server import Fault, Storage
+from tests.unit.webdav.conftest import at, written
 
 DATA = noise(10_000)
-
-
-def at(url: str) -> Address:
-    found = address(url)
-    assert found is not None
-    return found
-
-
-def written(file: Path, text: str) -> Path:
-    file.write_text(text)
-    return file
 
 
 def fetch(credentials: Credentials, url: str) -> bytes:

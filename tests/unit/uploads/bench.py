@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from tests.fake_registry import FakeRegistry
 from tests.fake_rules import TERMS, FakeRules
 from tests.fakes import MY, FakeCatalogue
 
+_NOBODY = 65534
 BASE = Options(rse="COLO")
 DELAY = 5.0
 
@@ -192,3 +194,17 @@ names = map("f{}".format, itertools.count())
 
 def numbered(count: int) -> Iterator[str]:
     return (f"s/run/f{number:05d}" for number in range(count))
+
+
+@contextlib.contextmanager
+def as_nobody(bench: Bench) -> Iterator[None]:
+    """As a user without rights, who owns all of the staging area."""
+    for path in (bench.directory, *bench.directory.rglob("*")):
+        os.chown(path, _NOBODY, _NOBODY)
+    for parent in bench.directory.parents[:-2]:
+        parent.chmod(0o755)
+    os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

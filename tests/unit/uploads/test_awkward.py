@@ -21,11 +21,10 @@ from rucio_fs.uploads.options import Options
 from rucio_fs.uploads.records import State
 from rucio_fs.uploads.resuming import resume
 from tests.fakes import MY
-from tests.unit.uploads.bench import Bench
+from tests.unit.uploads.bench import Bench, as_nobody
 from tests.unit.uploads.conftest import MakeBench
 
 RUN = DID("s", "run")
-_NOBODY = 65534
 
 # --- rules that go --------------------------------------------------------------------------------
 
@@ -152,15 +151,9 @@ async def test_a_removal_that_the_disk_refuses_changes_nothing(
     staging = Staging.open(bench.directory)
     staging.overseer = bench.overseer
     run, _ = staging.directories.find(staging.items.scope("s"), "run")
-    for parent in (bench.directory, *bench.directory.parents[:-2]):
-        parent.chmod(0o755)
     (bench.staged.tree / "s/run").chmod(0o555)
-    os.seteuid(_NOBODY)
-    try:
-        with pytest.raises(StagingError):
-            await staging.directories.unlink(run, "a")
-    finally:
-        os.seteuid(0)
+    with as_nobody(bench), pytest.raises(StagingError):
+        await staging.directories.unlink(run, "a")
     staging.close()
     await trio.sleep(100)
     assert bench.record("s/run/a").shown == "DONE"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterator
 
 import pytest
 import trio
@@ -17,10 +15,9 @@ from rucio_fs.uploads import giving_up
 from rucio_fs.uploads.giving_up import GivingUp
 from rucio_fs.uploads.records import Record
 from rucio_fs.uploads.resuming import resume
-from tests.unit.uploads.bench import Bench
+from tests.unit.uploads.bench import Bench, as_nobody
 
 DATA = os.urandom(100_000)
-_NOBODY = 65534
 
 
 class Opened:
@@ -35,20 +32,6 @@ class Opened:
 
 def blocks(bench: Bench, path: str) -> int:
     return os.stat(bench.staged.tree / path).st_blocks
-
-
-@contextlib.contextmanager
-def as_nobody(bench: Bench) -> Iterator[None]:
-    """As a user without rights, who owns all of the staging area."""
-    for path in (bench.directory, *bench.directory.rglob("*")):
-        os.chown(path, _NOBODY, _NOBODY)
-    for parent in bench.directory.parents[:-2]:
-        parent.chmod(0o755)
-    os.seteuid(_NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def giver(

@@ -12,24 +12,13 @@ import pytest
 from lake.tls import Tls
 from rucio_fs import tokens
 from rucio_fs.config import StoragesConfig
-from rucio_fs.webdav.addresses import Address, address
 from rucio_fs.webdav.credentials import Credentials
+from tests.unit.webdav.conftest import at, written
 
 
 def jwt(name: str) -> str:
     parts = (f'{{"alg":"{name}"}}', f'{{"sub":"{name}"}}', f"signature of {name}")
     return ".".join(base64.urlsafe_b64encode(one.encode()).decode().rstrip("=") for one in parts)
-
-
-def at(url: str) -> Address:
-    found = address(url)
-    assert found is not None
-    return found
-
-
-def written(file: Path, text: str) -> Path:
-    file.write_text(text)
-    return file
 
 
 def shown(credentials: Credentials, url: str, first: str = "") -> str:
